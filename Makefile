@@ -1,0 +1,39 @@
+# Two commands: `make serve` and `make test`. Each sets up what is missing first.
+PYTHON ?= python3
+BIN := .venv/bin
+UV := $(BIN)/uv
+
+.PHONY: serve test check durability bench clean
+
+serve: .venv/ready
+	@exec $(BIN)/holdfast serve
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+check: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/vulture
+
+durability: .venv/ready
+	$(BIN)/python -m tests.durability.kill_rounds
+	$(BIN)/python -m tests.durability.takeover
+
+bench: .venv/ready
+	$(BIN)/python -m bench.spine
+
+# uv comes from PyPI into the environment itself, so that python3 and make are all that a machine needs;
+# --inexact lets it stay there.
+$(UV):
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+
+.venv/ready: $(UV) pyproject.toml uv.lock
+	UV_PROJECT_ENVIRONMENT=.venv $(UV) sync --quiet --frozen --inexact
+	@touch $@
+
+clean:
+	rm -rf .venv .holdfast

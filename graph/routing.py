@@ -1,0 +1,89 @@
+"""Where the conversation goes next: pure functions of the state, no I/O, no clock, no dice.
+
+After the model: one `tools` task per call, or the end of the turn (continue).
+After a failed model call, by the class of the failure (`errors.POLICIES`):
+
+* something that passes (rate limit, timeout, connection, service down) is retried in a superstep of its
+  own, so that the attempt is durable and visible in `retry_count`; when the retries are spent, a human is
+  asked whether to try again (approve) or to leave it (reject). A fresh set of retries follows an approval.
+  A Retry-After is waited for; one that is longer than a minute is not, and not undercut either: the human
+  is asked at once;
+* an answer that cannot be read is retried, then given up: asking a human would not change what the model
+  says;
+* what no waiting mends (credentials, quota, a conversation that is too long, a bug) is given up at once.
+
+Giving up is a plain sentence in the conversation; the thread stays usable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, cast
+
+from langchain_core.messages import AIMessage, BaseMessage, ToolCall
+from langgraph.graph import END
+from langgraph.types import Send
+
+from graph.errors import POLICIES, FailureClass
+from graph.state import Failure, State, ToolTask
+
+AfterFailure = Literal["retry", "give_up", "ask_human"]
+
+LONGEST_BACKOFF = 30.0
+LONGEST_RETRY_AFTER = 60.0
+
+
+def after_agent(state: State) -> list[Send] | str:
+    """One task per tool call of the model's answer; or the end.
+
+    Tasks apart, so that each pending approval can be answered alone and a finished call is never run again
+    when its neighbour is resumed.
+    """
+    return [Send("tools", ToolTask(call=call)) for call in pending_calls(state["messages"])] or END
+
+
+def pending_calls(messages: Sequence[BaseMessage]) -> list[ToolCall]:
+    """The tool calls of the last message, unreadable ones (their `args` are a string) included."""
+    last = messages[-1] if messages else None
+    if not isinstance(last, AIMessage):
+        return []
+    return [
+        ToolCall(type="tool_call", name=call["name"] or "", args=cast("Any", call["args"]), id=call["id"])
+        for call in [*last.tool_calls, *last.invalid_tool_calls]
+    ]
+
+
+def after_failure(state: State) -> AfterFailure:
+    """Retry, ask a human, or give up, for the recorded `error` and `retry_count`."""
+    failure = state.get("error")
+    if failure is None:
+        return "retry"
+    policy = POLICIES[failure_class(failure)]
+    if policy.reaction in ("give_up", "feed_back"):
+        return "give_up"
+    patient = (failure["retry_after"] or 0.0) <= LONGEST_RETRY_AFTER
+    if patient and state.get("retry_count", 0) <= policy.retries:
+        return "retry"
+    return "ask_human" if policy.reaction == "retry_then_ask" else "give_up"
+
+
+def failure_class(failure: Failure) -> FailureClass:
+    """The recorded class; "system" for one that this version does not know."""
+    return next((name for name in POLICIES if name == failure["class"]), "system")
+
+
+def attempt_number(state: State, turn: str | None) -> int:
+    """Which failed attempt at answering message `turn` this is, from 1; older turns do not count."""
+    failure = state.get("error")
+    if failure is None or failure["turn"] != turn:
+        return 1
+    return state.get("retry_count", 0) + 1
+
+
+def backoff(attempt: int, asked_for: float | None, first: float, dice: float) -> float:
+    """Seconds to wait before attempt `attempt` + 1: exponential from `first`, with jitter and a cap.
+
+    `asked_for` is the other side's Retry-After, never undercut; `dice` in [0, 1) spreads the callers.
+    """
+    ours = min(LONGEST_BACKOFF, first * 2.0 ** (attempt - 1)) * (0.5 + dice / 2)
+    return max(ours, min(asked_for or 0.0, LONGEST_RETRY_AFTER))

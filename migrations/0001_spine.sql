@@ -1,0 +1,142 @@
+-- Threads, runs and their event log. The checkpoint and store tables stay where LangGraph puts them.
+
+CREATE SCHEMA holdfast;
+
+-- The one clock for leases, timers and TTL. Tests move it with SET holdfast.now.
+CREATE FUNCTION holdfast.now() RETURNS timestamptz
+    LANGUAGE sql STABLE
+    RETURN coalesce(nullif(current_setting('holdfast.now', true), '')::timestamptz, statement_timestamp());
+
+CREATE SEQUENCE holdfast.fencing_token;
+
+-- One row per live process. has_lock: it holds the session advisory lock lock_key, which dies with it.
+CREATE TABLE holdfast.workers (
+    worker_id uuid PRIMARY KEY,
+    host text NOT NULL,
+    pid integer NOT NULL,
+    lock_key integer NOT NULL,
+    has_lock boolean NOT NULL,
+    started_at timestamptz NOT NULL,
+    seen_at timestamptz NOT NULL,
+    lease_until timestamptz NOT NULL
+);
+
+CREATE TABLE holdfast.assistants (
+    assistant_id uuid PRIMARY KEY,
+    owner text,
+    graph_id text NOT NULL,
+    name text NOT NULL,
+    description text,
+    config jsonb NOT NULL DEFAULT '{}',
+    context jsonb NOT NULL DEFAULT '{}',
+    metadata jsonb NOT NULL DEFAULT '{}',
+    version integer NOT NULL DEFAULT 1,
+    created_at timestamptz NOT NULL,
+    updated_at timestamptz NOT NULL
+);
+COMMENT ON COLUMN holdfast.assistants.owner IS 'NULL: a system assistant, visible to everybody';
+
+CREATE TABLE holdfast.threads (
+    thread_id uuid PRIMARY KEY,
+    owner text NOT NULL,
+    status text NOT NULL DEFAULT 'idle' CHECK (status IN ('idle', 'busy', 'interrupted', 'error')),
+    metadata jsonb NOT NULL DEFAULT '{}',
+    config jsonb NOT NULL DEFAULT '{}',
+    interrupts jsonb NOT NULL DEFAULT '{}',
+    unfinished boolean NOT NULL DEFAULT false,
+    error jsonb,
+    checkpoint_id text,
+    value_digests bytea NOT NULL DEFAULT '',
+    event_seq bigint NOT NULL DEFAULT 0,
+    edit_token bigint,
+    created_at timestamptz NOT NULL,
+    updated_at timestamptz NOT NULL,
+    state_updated_at timestamptz NOT NULL,
+    deleted_at timestamptz
+);
+COMMENT ON COLUMN holdfast.threads.unfinished IS 'the latest checkpoint has tasks still to run';
+COMMENT ON COLUMN holdfast.threads.deleted_at IS 'gone for every reader; the sweep removes the rows later';
+CREATE INDEX threads_by_owner ON holdfast.threads (owner, updated_at DESC) WHERE deleted_at IS NULL;
+CREATE INDEX threads_by_metadata ON holdfast.threads USING gin (metadata jsonb_path_ops);
+CREATE INDEX threads_to_sweep ON holdfast.threads (deleted_at) WHERE deleted_at IS NOT NULL;
+
+-- A thread's values, one row per channel, or per element of a list channel, so that a longer conversation
+-- rewrites nothing that was there before. idx -1 is a whole value.
+CREATE TABLE holdfast.thread_values (
+    thread_id uuid NOT NULL REFERENCES holdfast.threads ON DELETE CASCADE,
+    channel text NOT NULL,
+    idx integer NOT NULL,
+    value jsonb NOT NULL,
+    PRIMARY KEY (thread_id, channel, idx)
+);
+
+-- The queue is the table: a pending run is a row.
+CREATE TABLE holdfast.runs (
+    run_id uuid PRIMARY KEY,
+    seq bigint GENERATED ALWAYS AS IDENTITY,
+    thread_id uuid NOT NULL REFERENCES holdfast.threads ON DELETE CASCADE,
+    owner text NOT NULL,
+    assistant_id uuid NOT NULL,
+    status text NOT NULL
+        CHECK (status IN ('pending', 'running', 'success', 'error', 'timeout', 'interrupted')),
+    metadata jsonb NOT NULL DEFAULT '{}',
+    kwargs bytea NOT NULL,
+    multitask_strategy text NOT NULL
+        CHECK (multitask_strategy IN ('reject', 'enqueue', 'interrupt', 'rollback')),
+    resumable boolean NOT NULL,
+    logged boolean NOT NULL,
+    ephemeral boolean NOT NULL,
+    available_at timestamptz NOT NULL,
+    attempt integer NOT NULL DEFAULT 0,
+    crashes integer NOT NULL DEFAULT 0,
+    worker_id uuid,
+    fencing_token bigint,
+    cancel text CHECK (cancel IN ('interrupt', 'rollback')),
+    command_saved boolean NOT NULL DEFAULT false,
+    error jsonb,
+    created_at timestamptz NOT NULL,
+    updated_at timestamptz NOT NULL,
+    CONSTRAINT running_runs_are_claimed
+        CHECK ((status = 'running') = (worker_id IS NOT NULL) AND (status <> 'running' OR fencing_token IS NOT NULL))
+);
+COMMENT ON COLUMN holdfast.runs.kwargs IS 'the request as JSON bytes: text that JSONB refuses (NUL) stays exact';
+COMMENT ON COLUMN holdfast.runs.logged IS 'its events are kept for followers in other processes and for later joins';
+COMMENT ON COLUMN holdfast.runs.ephemeral IS 'stateless: its thread goes with it';
+CREATE UNIQUE INDEX one_running_run_per_thread ON holdfast.runs (thread_id) WHERE status = 'running';
+CREATE INDEX runs_to_claim ON holdfast.runs (seq) WHERE status = 'pending';
+CREATE INDEX runs_by_worker ON holdfast.runs (worker_id) WHERE status = 'running';
+CREATE INDEX runs_by_thread ON holdfast.runs (thread_id, seq);
+
+-- Which run answers which question. The key is invariant 3: one question, one answer.
+CREATE TABLE holdfast.answers (
+    thread_id uuid NOT NULL REFERENCES holdfast.threads ON DELETE CASCADE,
+    interrupt_id text NOT NULL,
+    run_id uuid NOT NULL REFERENCES holdfast.runs ON DELETE CASCADE,
+    checkpoint_id text NOT NULL,
+    PRIMARY KEY (thread_id, interrupt_id)
+);
+CREATE INDEX answers_by_run ON holdfast.answers (run_id);
+
+-- Checkpoint writes that a run added to a checkpoint older than itself: what a rollback has to take back.
+CREATE TABLE holdfast.borrowed_writes (
+    run_id uuid NOT NULL REFERENCES holdfast.runs ON DELETE CASCADE,
+    checkpoint_ns text NOT NULL,
+    checkpoint_id text NOT NULL,
+    task_id text NOT NULL,
+    idx integer NOT NULL,
+    PRIMARY KEY (run_id, checkpoint_ns, checkpoint_id, task_id, idx)
+);
+
+-- The event log: ready wire frames in blocks, numbered within the thread (first_seq) and within the run (first_in_run).
+CREATE TABLE holdfast.event_blocks (
+    thread_id uuid NOT NULL REFERENCES holdfast.threads ON DELETE CASCADE,
+    first_seq bigint NOT NULL,
+    last_seq bigint NOT NULL,
+    run_id uuid NOT NULL REFERENCES holdfast.runs ON DELETE CASCADE,
+    first_in_run bigint NOT NULL,
+    frames bytea NOT NULL,
+    created_at timestamptz NOT NULL,
+    PRIMARY KEY (thread_id, first_seq)
+);
+CREATE INDEX event_blocks_by_run ON holdfast.event_blocks (run_id, first_seq);
+CREATE INDEX event_blocks_by_age ON holdfast.event_blocks (created_at);

@@ -1,0 +1,119 @@
+"""The command line: `holdfast serve | api | worker | migrate | doctor`.
+
+Imports are inside the commands on purpose: `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from holdfast.settings import Settings
+
+cli = typer.Typer(
+    name="holdfast",
+    help="An open agent server for LangGraph.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Config = Annotated[Path | None, typer.Option("--config", help="The project's langgraph.json [HOLDFAST_CONFIG].")]
+Host = Annotated[str | None, typer.Option("--host", help="Address to listen on [HOST].")]
+Port = Annotated[int | None, typer.Option("--port", help="Port to listen on; 0 picks one [PORT].")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Embedded Postgres lives here [HOLDFAST_DATA_DIR].")]
+DatabaseUrl = Annotated[str | None, typer.Option("--database-url", help="Use this Postgres instead [DATABASE_URL].")]
+Check = Annotated[bool, typer.Option("--check", help="Only say whether anything is pending: exit status 1 if so.")]
+
+
+@cli.command()
+def serve(
+    config: Config = None,
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Serve the API and execute runs, in one process."""
+    _run("serve", config=config, host=host, port=port, data_dir=data_dir, database_url=database_url)
+
+
+@cli.command()
+def api(
+    config: Config = None,
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Serve the API alone; runs wait for a worker."""
+    _run("api", config=config, host=host, port=port, data_dir=data_dir, database_url=database_url)
+
+
+@cli.command()
+def worker(config: Config = None, data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
+    """Execute runs alone."""
+    _run("worker", config=config, data_dir=data_dir, database_url=database_url)
+
+
+@cli.command()
+def migrate(check: Check = False, data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
+    """Bring the database up to date, or say what is missing (--check, for init containers)."""
+    from holdfast.doctor import migrated
+
+    settings = _settings(data_dir=data_dir, database_url=database_url)
+    _main(migrated(settings, check_only=check))
+
+
+@cli.command()
+def doctor(config: Config = None, data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
+    """Say what this project and this environment look like to Holdfast."""
+    from holdfast.doctor import examined
+
+    settings = _settings(config=config, data_dir=data_dir, database_url=database_url)
+    _main(examined(settings))
+
+
+def main() -> None:
+    """The entry point; what Holdfast knows to be wrong is one line, not a traceback."""
+    from holdfast.errors import HoldfastError
+
+    try:
+        cli()
+    except HoldfastError as error:
+        print(f"holdfast: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def _run(part: Literal["serve", "api", "worker"], **given: Any) -> None:
+    settings = _settings(**given)
+    from holdfast.app import run
+    from holdfast.welcome import welcome
+
+    _main(run(settings, part, lambda url, database: print(welcome(settings, part, url, database), flush=True)))
+
+
+def _settings(**given: Any) -> Settings:
+    from holdfast.settings import load_settings
+    from holdfast.telemetry import configure_logging
+
+    settings = load_settings(**given)
+    configure_logging(settings.log_level)
+    return settings
+
+
+def _main(work: Any) -> None:
+    import asyncio
+
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        raise SystemExit(runner.run(work) or 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""What the routes work with, and how a request is read.
+
+The API room imports neither the worker nor its graphs; what it needs of them is written down here as protocols, and `app.py`
+puts the real parts in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Protocol, TypeVar
+from uuid import UUID
+
+from fastapi import Depends, Request
+from pydantic import BaseModel, ValidationError
+
+from holdfast.api.auth import authenticate
+from holdfast.api.problems import invalid
+from holdfast.db.assistants import Assistants
+from holdfast.db.bell import Bell
+from holdfast.db.events import EventLog
+from holdfast.db.pool import Database
+from holdfast.db.runs import Claimed, Runs
+from holdfast.db.threads import Threads
+from holdfast.errors import Invalid, TooLarge
+from holdfast.rules.caller import Caller
+from holdfast.settings import Settings
+from holdfast.wire import codec
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+class Dispatcher(Protocol):
+    """The worker of this process, as far as requests are concerned."""
+
+    def reserve(self) -> UUID | None: ...
+    def release(self) -> None: ...
+    def start(self, claim: Claimed) -> None: ...
+    def wake(self) -> None: ...
+    def look_for_cancels(self) -> None: ...
+
+
+class StateReader(Protocol):
+    """Reads and updates thread states (see `worker/states.py`)."""
+
+    async def get(
+        self, caller: Caller, thread_id: UUID, checkpoint: Mapping[str, Any] | None = None, *, subgraphs: bool = False
+    ) -> dict[str, Any]: ...
+
+    async def history(
+        self,
+        caller: Caller,
+        thread_id: UUID,
+        *,
+        limit: int,
+        before: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        checkpoint: Mapping[str, Any] | None = None,
+    ) -> list[dict[str, Any]]: ...
+
+    async def update(
+        self,
+        caller: Caller,
+        thread_id: UUID,
+        values: Any,
+        *,
+        as_node: str | None = None,
+        checkpoint: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]: ...
+
+
+class Catalog(Protocol):
+    """Describes the project's graphs."""
+
+    def ids(self) -> tuple[str, ...]: ...
+    async def drawing(self, graph_id: str, *, xray: bool | int) -> dict[str, Any]: ...
+    async def schemas(self, graph_id: str) -> dict[str, Any]: ...
+    async def subgraphs(self, graph_id: str, *, recurse: bool, namespace: str | None) -> dict[str, Any]: ...
+
+
+class Idle:
+    """The dispatcher of a process that only serves: every run goes to the queue."""
+
+    def reserve(self) -> UUID | None:
+        return None
+
+    def release(self) -> None:
+        return None
+
+    def start(self, claim: Claimed) -> None:
+        raise AssertionError(f"nothing can be claimed without a slot: {claim.run_id}")
+
+    def wake(self) -> None:
+        return None
+
+    def look_for_cancels(self) -> None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything a route may use."""
+
+    settings: Settings
+    database: Database
+    assistants: Assistants
+    threads: Threads
+    runs: Runs
+    events: EventLog
+    bell: Bell
+    states: StateReader
+    catalog: Catalog
+    dispatcher: Dispatcher
+    closing: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+def services(request: Request) -> Services:
+    found: Services = request.app.state.services
+    return found
+
+
+def caller(request: Request) -> Caller:
+    return authenticate(request, services(request).settings.api_keys)
+
+
+With = Annotated[Services, Depends(services)]
+Who = Annotated[Caller, Depends(caller)]
+
+
+async def read(request: Request, model: type[Body]) -> Body:
+    """The body as `model`, whatever its content type says (Studio sends text/plain).
+
+    Raises:
+        TooLarge: over the configured limit.
+        Invalid: no JSON object, or not of this shape.
+    """
+    value = await read_json(request)
+    if not isinstance(value, dict):
+        raise Invalid("The request body must be a JSON object")
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise invalid(error) from None
+    except RecursionError:
+        raise Invalid("The request body is nested too deeply") from None
+
+
+async def read_json(request: Request) -> Any:
+    """The body as JSON."""
+    limit = services(request).settings.max_body_bytes
+    received = bytearray()
+    async for chunk in request.stream():
+        received += chunk
+        if len(received) > limit:
+            raise TooLarge(f"The request body is larger than {limit} bytes")
+    try:
+        return codec.loads(bytes(received))
+    except ValueError as error:
+        raise Invalid(str(error)) from None
+
+
+def uuid_of(value: str, what: str) -> UUID:
+    """A path segment as an id.
+
+    Raises:
+        Invalid: it is no UUID.
+    """
+    try:
+        return UUID(value)
+    except ValueError:
+        raise Invalid(f"Invalid {what} ID: must be a UUID") from None
+
+
+def body_docs(model: type[BaseModel]) -> dict[str, Any]:
+    """How a body that we read ourselves shows up in the OpenAPI document."""
+    schema = model.model_json_schema(mode="validation")
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": _inlined(schema)}}}}
+
+
+def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    definitions = schema.pop("$defs", {})
+
+    def resolve(node: Any) -> Any:
+        if isinstance(node, list):
+            return [resolve(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        if "$ref" in node:
+            return resolve(definitions[node["$ref"].rsplit("/", 1)[-1]])
+        return {key: resolve(item) for key, item in node.items()}
+
+    resolved: dict[str, Any] = resolve(schema)
+    return resolved

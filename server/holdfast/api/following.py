@@ -1,0 +1,129 @@
+"""Following a run: as a stream of events, or until its result is there."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from holdfast.api.deps import Services
+from holdfast.api.responses import LongAnswer, event_stream, slow_json
+from holdfast.api.starting import Started
+from holdfast.db.runs import CancelAction
+from holdfast.errors import HoldfastError, Invalid, Missing
+from holdfast.rules.caller import Caller
+from holdfast.wire import codec, sse
+from holdfast.wire.modes import STREAM_MODES
+from holdfast.wire.threads import result_view
+
+FROM_THE_START = 0
+
+
+def stream(
+    with_: Services,
+    who: Caller,
+    run: Started,
+    *,
+    after: int | None = FROM_THE_START,
+    modes: frozenset[str] | None = None,
+    cancel_on_disconnect: bool = False,
+    stateless: bool = False,
+) -> LongAnswer:
+    """The run's events from `after` on, filtered by stream mode where `modes` are given."""
+    frames = with_.events.follow(who, run.run_id, after)
+    return event_stream(
+        _filtered(frames, modes) if modes else frames,
+        headers={**content_location(run, stateless=stateless), "location": f"{_path(run)}/stream"},
+        closing=with_.closing,
+        on_disconnect=_cancelling(with_, who, run) if cancel_on_disconnect else None,
+    )
+
+
+def wait(with_: Services, who: Caller, run: Started, *, cancel_on_disconnect: bool = False) -> LongAnswer:
+    """The run's result when it is there."""
+    return slow_json(
+        result(with_, who, run),
+        headers={**content_location(run), "location": f"{_path(run)}/join"},
+        closing=with_.closing,
+        on_disconnect=_cancelling(with_, who, run) if cancel_on_disconnect else None,
+    )
+
+
+async def result(with_: Services, who: Caller, run: Started) -> bytes:
+    """The final values as JSON; a failed run answers `{"__error__": ...}`, and the HTTP status stays 200."""
+    try:
+        ready = await with_.events.result(who, run.run_id)
+        return ready if ready is not None else await _stored_result(with_, who, run)
+    except HoldfastError as error:
+        # The status line went out long ago; this is the contract's way to fail late.
+        return codec.dumps({"__error__": codec.error_body(error)})
+
+
+async def cancel(with_: Services, who: Caller, run: Started, action: CancelAction) -> None:
+    """Ask a run to stop; a worker that has to be told is told."""
+    if await with_.runs.cancel(who, run.thread_id, run.run_id, action):
+        with_.dispatcher.look_for_cancels()
+        # It may have been handed back, and then needs a worker once more to be ended properly.
+        with_.dispatcher.wake()
+        with_.bell.ring("cancel", run.run_id)
+        with_.bell.ring("run", run.run_id)
+    else:
+        with_.bell.ring("events", run.run_id)
+        with_.events.ended(run.run_id)
+
+
+def content_location(run: Started, *, stateless: bool = False) -> dict[str, str]:
+    """Which run this answer is about; clients take the id from here."""
+    return {"content-location": f"/runs/{run.run_id}" if stateless else _path(run)}
+
+
+def join_modes(asked: list[str]) -> frozenset[str] | None:
+    """The filter of a join: repeated parameters, a comma list or a JSON array; None for all.
+
+    Raises:
+        Invalid: an unknown mode.
+    """
+    modes: list[str] = []
+    for value in asked:
+        modes += _several(value)
+    if unknown := sorted(set(modes) - STREAM_MODES):
+        raise Invalid(f"Unknown stream mode: {', '.join(unknown)}")
+    return frozenset(modes) or None
+
+
+def _several(value: str) -> list[str]:
+    if not value.startswith("["):
+        return [mode.strip() for mode in value.split(",") if mode.strip()]
+    try:
+        listed = codec.loads(value.encode())
+    except ValueError as error:
+        raise Invalid("stream_mode must be a mode, a comma list or a JSON array") from error
+    return [str(mode) for mode in listed]
+
+
+async def _filtered(frames: AsyncIterator[list[bytes]], modes: frozenset[str]) -> AsyncIterator[list[bytes]]:
+    async for batch in frames:
+        if passing := [frame for frame in batch if sse.matches(sse.event_name(frame), modes)]:
+            yield passing
+
+
+async def _stored_result(with_: Services, who: Caller, run: Started) -> bytes:
+    row = await with_.runs.find(who, run.run_id, run.thread_id)
+    if row is not None and row["error"] is not None and row["status"] in ("error", "timeout"):
+        return codec.dumps({"__error__": row["error"]})
+    thread = await with_.threads.result(who, run.thread_id)
+    if thread is None:
+        raise Missing(f"Thread with ID {run.thread_id} not found")
+    return result_view(thread)
+
+
+def _cancelling(with_: Services, who: Caller, run: Started) -> Callable[[], Awaitable[None]]:
+    async def cancel_run() -> None:
+        try:
+            await cancel(with_, who, run, "interrupt")
+        except Missing:
+            return  # It had ended by itself.
+
+    return cancel_run
+
+
+def _path(run: Started) -> str:
+    return f"/threads/{run.thread_id}/runs/{run.run_id}"

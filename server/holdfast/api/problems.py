@@ -1,0 +1,80 @@
+"""The one place where errors become HTTP answers: `{"detail": "<text>"}`, never a bare 500."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from holdfast.api.responses import Json
+from holdfast.errors import BadRequest, DatabaseUnavailable, HoldfastError, Invalid, Refusal, UnknownGraph
+
+logger = logging.getLogger(__name__)
+
+RETRY_AFTER_SECONDS = 1
+
+
+def install(app: FastAPI) -> None:
+    """Teach the application our error tree."""
+    app.add_exception_handler(Refusal, _refusal)
+    app.add_exception_handler(UnknownGraph, _unknown_graph)
+    app.add_exception_handler(DatabaseUnavailable, _unavailable)
+    app.add_exception_handler(HoldfastError, _unexpected)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+def detail(status: int, text: str, headers: dict[str, str] | None = None) -> Response:
+    """An error in the API's shape."""
+    return Json({"detail": text}, status_code=status, headers=headers)
+
+
+def explain(error: ValidationError | RequestValidationError) -> str:
+    """All that is wrong with a body, as one text: `field: what`, separated by semicolons."""
+    return "; ".join(_explain_one(problem) for problem in error.errors())
+
+
+def invalid(error: ValidationError) -> Invalid:
+    return Invalid(explain(error))
+
+
+def _explain_one(problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"] if part not in ("body", "query", "path"))
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message
+
+
+async def _refusal(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Refusal)
+    headers = {"www-authenticate": "Bearer"} if error.status == 401 else None
+    return detail(error.status, str(error), headers)
+
+
+async def _unknown_graph(_: Request, error: Exception) -> Response:
+    return detail(BadRequest.status, str(error))
+
+
+async def _unavailable(_: Request, error: Exception) -> Response:
+    logger.warning("answered 503: %s", error)
+    return detail(503, "The database is not available right now.", {"retry-after": str(RETRY_AFTER_SECONDS)})
+
+
+async def _invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return detail(422, explain(error))
+
+
+async def _http(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return detail(error.status_code, str(error.detail), dict(error.headers or {}))
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return detail(500, "Internal error: the server's log has the details.")

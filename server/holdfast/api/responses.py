@@ -1,0 +1,131 @@
+"""Answers: JSON by our codec, a stream of events, and JSON that takes a while.
+
+Starlette's `StreamingResponse` is all that the streams need; what is added is the contract's keep-alive (every 5 s of wall
+clock, whatever the traffic) and attention to a client that goes away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from holdfast.wire import codec, sse
+
+KEEP_ALIVE_SECONDS = 5.0
+
+
+class Json(Response):
+    """A value by our codec; bytes are JSON already."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return content if isinstance(content, bytes) else codec.dumps(content)
+
+
+class LongAnswer(StreamingResponse):
+    """A streamed answer that notices when its client leaves, or when the server closes.
+
+    When the server closes first, the connection breaks off in the middle: a body that ended cleanly would tell the client that
+    its run was over (`wire/clients.md`, finding 2).
+    """
+
+    def __init__(
+        self,
+        body: AsyncIterator[bytes],
+        *,
+        headers: Mapping[str, str],
+        media_type: str,
+        closing: asyncio.Event,
+        on_disconnect: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        super().__init__(body, headers=dict(headers), media_type=media_type)
+        self._closing = closing
+        self._on_disconnect = on_disconnect
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        del scope
+        answer = asyncio.ensure_future(self.stream_response(send))
+        gone = asyncio.ensure_future(_disconnected(receive))
+        closing = asyncio.ensure_future(self._closing.wait())
+        try:
+            await asyncio.wait([answer, gone, closing], return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                answer.cancel()
+                if gone.done() and self._on_disconnect is not None:
+                    await self._on_disconnect()
+                return
+            with suppress(OSError):
+                answer.result()
+        finally:
+            for task in (answer, gone, closing):
+                task.cancel()
+            await asyncio.wait([answer, gone, closing])
+
+
+def event_stream(
+    frames: AsyncIterator[list[bytes]],
+    *,
+    headers: Mapping[str, str],
+    closing: asyncio.Event,
+    on_disconnect: Callable[[], Awaitable[None]] | None = None,
+) -> LongAnswer:
+    """Server-sent events from batches of ready frames."""
+    return LongAnswer(
+        _kept_alive(frames, sse.HEARTBEAT),
+        headers={"cache-control": "no-store", "x-accel-buffering": "no", **headers},
+        media_type="text/event-stream",
+        closing=closing,
+        on_disconnect=on_disconnect,
+    )
+
+
+def slow_json(
+    value: Awaitable[bytes],
+    *,
+    headers: Mapping[str, str],
+    closing: asyncio.Event,
+    on_disconnect: Callable[[], Awaitable[None]] | None = None,
+) -> LongAnswer:
+    """JSON that is not known yet; line breaks before it keep the connection alive."""
+    return LongAnswer(
+        _kept_alive(_once(value), b"\n"),
+        headers=headers,
+        media_type="application/json",
+        closing=closing,
+        on_disconnect=on_disconnect,
+    )
+
+
+async def _kept_alive(batches: AsyncIterator[list[bytes]], sign: bytes) -> AsyncIterator[bytes]:
+    due = time.monotonic() + KEEP_ALIVE_SECONDS
+    pending = asyncio.ensure_future(anext(batches, None))
+    try:
+        while True:
+            await asyncio.wait([pending], timeout=max(0.0, due - time.monotonic()))
+            if time.monotonic() >= due:
+                due += KEEP_ALIVE_SECONDS
+                yield sign
+                continue
+            if (batch := pending.result()) is None:
+                return
+            yield b"".join(batch)
+            pending = asyncio.ensure_future(anext(batches, None))
+    finally:
+        pending.cancel()
+        await asyncio.wait([pending])
+
+
+async def _once(value: Awaitable[bytes]) -> AsyncIterator[list[bytes]]:
+    yield [await value]
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

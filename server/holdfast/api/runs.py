@@ -1,0 +1,137 @@
+"""Runs on threads."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+
+from holdfast.api import following
+from holdfast.api.deps import Services, Who, With, body_docs, read, uuid_of
+from holdfast.api.responses import Json
+from holdfast.api.starting import Started, start
+from holdfast.errors import Invalid
+from holdfast.rules.caller import Caller
+from holdfast.rules.run import ACTIVE
+from holdfast.wire import sse
+from holdfast.wire.runs import RunCreate, run_view
+
+router = APIRouter(prefix="/threads/{thread_id}/runs", tags=["Thread Runs"])
+
+TRUE = frozenset({"1", "true", "yes"})
+
+
+@router.post("", openapi_extra=body_docs(RunCreate), summary="Start a run in the background")
+async def create(thread_id: str, request: Request, with_: With, who: Who) -> Response:
+    body = await read(request, RunCreate)
+    run = await start(with_, who, request, body, thread_id=uuid_of(thread_id, "thread"), followed=True)
+    row = await with_.runs.get(who, run.thread_id, run.run_id)
+    return Json(run_view(row), headers=following.content_location(run))
+
+
+@router.post("/stream", openapi_extra=body_docs(RunCreate), summary="Start a run and follow its events")
+async def stream(thread_id: str, request: Request, with_: With, who: Who) -> Response:
+    body = await read(request, RunCreate)
+    run = await start(with_, who, request, body, thread_id=uuid_of(thread_id, "thread"), followed=True)
+    return following.stream(with_, who, run, cancel_on_disconnect=body.on_disconnect == "cancel")
+
+
+@router.post("/wait", openapi_extra=body_docs(RunCreate), summary="Start a run and wait for its result")
+async def wait(thread_id: str, request: Request, with_: With, who: Who) -> Response:
+    body = await read(request, RunCreate)
+    run = await start(with_, who, request, body, thread_id=uuid_of(thread_id, "thread"), followed=False)
+    return following.wait(with_, who, run, cancel_on_disconnect=body.on_disconnect == "cancel")
+
+
+@router.get("", summary="List a thread's runs, newest first")
+async def page(
+    thread_id: str,
+    with_: With,
+    who: Who,
+    limit: Annotated[int, Query(ge=0, le=1000)] = 10,
+    offset: Annotated[int, Query(ge=0)] = 0,
+    status: str | None = None,
+) -> Response:
+    thread = uuid_of(thread_id, "thread")
+    await with_.threads.standing(who, thread)
+    rows = await with_.runs.page(who, thread, status=status, limit=limit, offset=offset)
+    return Json([run_view(row) for row in rows])
+
+
+@router.get("/{run_id}", summary="Get a run")
+async def get(thread_id: str, run_id: str, with_: With, who: Who) -> Response:
+    run = _run(thread_id, run_id)
+    return Json(run_view(await with_.runs.get(who, run.thread_id, run.run_id)))
+
+
+@router.delete("/{run_id}", status_code=204, summary="Delete a run's record, cancelling it first if it is active")
+async def delete(thread_id: str, run_id: str, with_: With, who: Who) -> Response:
+    run = _run(thread_id, run_id)
+    row = await with_.runs.get(who, run.thread_id, run.run_id)
+    if row["status"] in ACTIVE:
+        await following.cancel(with_, who, run, "interrupt")
+        await following.result(with_, who, run)
+    await with_.runs.delete(who, run.thread_id, run.run_id)
+    return Response(status_code=204)
+
+
+@router.get("/{run_id}/join", summary="Wait for a run's result")
+async def join(thread_id: str, run_id: str, with_: With, who: Who, cancel_on_disconnect: str = "false") -> Response:
+    run = await _existing(with_, who, thread_id, run_id)
+    return following.wait(with_, who, run, cancel_on_disconnect=cancel_on_disconnect.lower() in TRUE)
+
+
+@router.get("/{run_id}/stream", summary="Follow a run's events, from Last-Event-ID on or live")
+async def join_stream(
+    thread_id: str,
+    run_id: str,
+    request: Request,
+    with_: With,
+    who: Who,
+    stream_mode: Annotated[list[str] | None, Query()] = None,
+    cancel_on_disconnect: str = "false",
+) -> Response:
+    run = await _existing(with_, who, thread_id, run_id)
+    return following.stream(
+        with_,
+        who,
+        run,
+        after=last_event_id(request),
+        modes=following.join_modes(stream_mode or []),
+        cancel_on_disconnect=cancel_on_disconnect.lower() in TRUE,
+    )
+
+
+@router.post("/{run_id}/cancel", summary="Cancel a run: keep its checkpoints (interrupt) or drop them (rollback)")
+async def cancel(
+    thread_id: str, run_id: str, with_: With, who: Who, wait: str = "0", action: str = "interrupt"
+) -> Response:
+    run = _run(thread_id, run_id)
+    wanted: Literal["interrupt", "rollback"] = "rollback" if action == "rollback" else "interrupt"
+    await following.cancel(with_, who, run, wanted)
+    if wait.lower() in TRUE:
+        await following.result(with_, who, run)
+        return Json({}, headers={"location": f"/threads/{run.thread_id}/runs/{run.run_id}/join"})
+    return Response(status_code=202)
+
+
+def last_event_id(request: Request) -> int | None:
+    """Where a reconnecting client left off.
+
+    Raises:
+        Invalid: not an id that we gave out.
+    """
+    try:
+        return sse.parse_last_event_id(request.headers.get("last-event-id"))
+    except ValueError as error:
+        raise Invalid(str(error)) from None
+
+
+def _run(thread_id: str, run_id: str) -> Started:
+    return Started(run_id=uuid_of(run_id, "run"), thread_id=uuid_of(thread_id, "thread"))
+
+
+async def _existing(with_: Services, who: Caller, thread_id: str, run_id: str) -> Started:
+    run = _run(thread_id, run_id)
+    await with_.runs.get(who, run.thread_id, run.run_id)
+    return run

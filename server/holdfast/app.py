@@ -1,0 +1,248 @@
+"""The only place where things are built and wired.
+
+    serve   the API and a worker in one process (the default)
+    api     the API alone; runs wait for a worker elsewhere
+    worker  a worker alone
+
+All three are the same code over the same tables. On SIGTERM or Ctrl-C the worker drains first: runs stop at their next superstep and
+go back to the queue. Then streams are cut, so that their clients reconnect, and the process leaves. A second signal hurries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import uuid_utils.compat as uuids
+import uvicorn
+from langgraph.store.postgres.aio import AsyncPostgresStore
+
+from holdfast.api.application import create_app
+from holdfast.api.deps import Idle, Services
+from holdfast.db.assistants import Assistants
+from holdfast.db.bell import Bell
+from holdfast.db.embedded import EmbeddedPostgres
+from holdfast.db.events import EventLog
+from holdfast.db.liveness import Liveness, Reports
+from holdfast.db.migrate import migrate
+from holdfast.db.pool import Database
+from holdfast.db.runs import Runs
+from holdfast.db.threads import Threads
+from holdfast.errors import SettingsError
+from holdfast.project import load_project
+from holdfast.settings import Settings
+from holdfast.wire import sse
+from holdfast.worker.catalog import GraphCatalog
+from holdfast.worker.execute import Workshop
+from holdfast.worker.graphs import Graphs
+from holdfast.worker.housekeeping import keep_house
+from holdfast.worker.loop import Worker
+from holdfast.worker.states import States
+
+logger = logging.getLogger(__name__)
+
+Part = Literal["serve", "api", "worker"]
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The parts of a running process."""
+
+    services: Services
+    worker: Worker | None
+    failed: asyncio.Event
+
+
+async def run(settings: Settings, part: Part, announce: Callable[[str, str], None]) -> None:
+    """Run until a signal comes.
+
+    Args:
+        announce: called once when ready, with the API's URL ("" for a worker) and the database's.
+    """
+    listener = _listen(settings) if part != "worker" else None
+    async with _assembled(settings, part) as (running, database_url):
+        stop = _signals()
+        server = _Server(running.services, listener) if listener else None
+        serving = asyncio.create_task(server.serve(), name="http") if server else None
+        announce(server.url if server else "", database_url)
+        await _first(stop, running.failed)
+        await _leave(running, settings.drain_seconds, stop)
+        if server and serving:
+            server.should_exit = True
+            await serving
+        if running.failed.is_set():
+            raise SystemExit(1)
+
+
+async def _leave(running: Running, grace: float, stop: asyncio.Queue[None]) -> None:
+    if running.worker is not None:
+        draining = asyncio.create_task(running.worker.drain(grace), name="drain")
+        hurry = asyncio.create_task(stop.get(), name="second-signal")
+        await asyncio.wait([draining, hurry], return_when=asyncio.FIRST_COMPLETED)
+        if not draining.done():
+            draining.cancel()
+            await running.worker.drain(0)
+        hurry.cancel()
+    running.services.closing.set()
+
+
+@asynccontextmanager
+async def _assembled(settings: Settings, part: Part) -> AsyncIterator[tuple[Running, str]]:
+    async with AsyncExitStack() as stack:
+        project = load_project(settings.config)
+        for warning in project.warnings:
+            logger.warning("%s", warning)
+        failed = asyncio.Event()
+        tasks = _Tasks(failed)
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(settings.slots + 8, "holdfast-sync"))
+        graphs, (url, listen_url) = await asyncio.gather(Graphs.load(project), _database_url(settings, stack, tasks))
+        await migrate(listen_url or url)
+        database = Database(url, size=settings.pool_size, transaction_pooler=settings.pooler == "transaction")
+        await database.open()
+        stack.push_async_callback(database.close)
+        bell = Bell(database, listen_url)
+        stack.push_async_callback(bell.close)
+        runs, threads = Runs(database), Threads(database)
+        events = EventLog(database, runs, bell, sse.split)
+        store = await stack.enter_async_context(AsyncPostgresStore(database.pool))
+        assistants = Assistants(database, graphs.ids())
+        for graph_id in graphs.ids():
+            await assistants.put_system(graph_id, graphs.name(graph_id), graphs.description(graph_id))
+        worker = None
+        if part != "api":
+            shop = Workshop(
+                database, runs, events, bell, graphs, store, settings.crash_budget, settings.run_timeout_seconds
+            )
+            worker = Worker(uuids.uuid7(), shop, slots=settings.slots)
+            await _start_worker(worker, settings, listen_url or url, listen_url is not None, stack, tasks)
+            tasks.start("housekeeping", keep_house(worker, threads, events, event_ttl=settings.event_ttl_seconds))
+        tasks.start("bell", bell.listen())
+        stack.push_async_callback(tasks.stop)
+        services = Services(
+            settings=settings,
+            database=database,
+            assistants=assistants,
+            threads=threads,
+            runs=runs,
+            events=events,
+            bell=bell,
+            states=States(database, threads, graphs, store),
+            catalog=GraphCatalog(graphs),
+            dispatcher=worker or Idle(),
+        )
+        yield Running(services, worker, failed), url
+
+
+async def _start_worker(
+    worker: Worker, settings: Settings, url: str, sessions: bool, stack: AsyncExitStack, tasks: _Tasks
+) -> None:
+    loop = asyncio.get_running_loop()
+    liveness = Liveness(
+        url,
+        worker_id=worker.worker_id,
+        lease=settings.lease_seconds,
+        sessions=sessions,
+        reports=Reports(
+            dead=lambda dead: _from_thread(loop, worker.dead_workers, dead),
+            lost=lambda: _from_thread(loop, worker.lease_lost),
+        ),
+    )
+    await asyncio.to_thread(liveness.start)
+    stack.push_async_callback(asyncio.to_thread, liveness.stop)
+    tasks.start("worker", worker.run(), may_end=True)
+
+
+def _from_thread(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: Any) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(call, *args)
+
+
+async def _database_url(settings: Settings, stack: AsyncExitStack, tasks: _Tasks) -> tuple[str, str | None]:
+    """The pool's URL, and the one for LISTEN and session locks if there are sessions."""
+    if settings.database_url is not None:
+        return settings.database_url, settings.listen_url
+    postgres = EmbeddedPostgres(settings.data_dir)
+    url = await postgres.start()
+    stack.push_async_callback(postgres.stop)
+    tasks.start("embedded-postgres", postgres.watch())
+    return url, url
+
+
+class _Tasks:
+    """The background tasks of the process; one that dies stops the process loudly."""
+
+    def __init__(self, failed: asyncio.Event) -> None:
+        self._failed = failed
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, name: str, work: Coroutine[Any, Any, None], *, may_end: bool = False) -> None:
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(lambda done: self._ended(done, may_end=may_end))
+        self._tasks.append(task)
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _ended(self, task: asyncio.Task[None], *, may_end: bool) -> None:
+        if task.cancelled() or (may_end and task.exception() is None):
+            return
+        logger.critical("background task %s ended", task.get_name(), exc_info=task.exception())
+        self._failed.set()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn on our socket; signals are ours, not its."""
+
+    def __init__(self, services: Services, listener: socket.socket) -> None:
+        config = uvicorn.Config(
+            create_app(services),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            timeout_graceful_shutdown=5,
+        )
+        super().__init__(config)
+        self._listener = listener
+        host, port = listener.getsockname()[:2]
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().serve(sockets or [self._listener])
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except OSError as error:
+        raise SettingsError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
+
+
+def _signals() -> asyncio.Queue[None]:
+    stop: asyncio.Queue[None] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(name, stop.put_nowait, None)
+    return stop
+
+
+async def _first(stop: asyncio.Queue[None], failed: asyncio.Event) -> None:
+    waiting = [asyncio.create_task(stop.get()), asyncio.create_task(failed.wait())]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()

@@ -1,0 +1,238 @@
+"""The saver: LangGraph's checkpoint tables, written under a fence.
+
+Theory of operation. The stock `AsyncPostgresSaver` holds one lock around every call, even with a pool, and sends each put
+as a pipeline of statements. This one keeps its tables and its reading code and changes how it writes:
+
+* No lock: every call takes a connection of the pool for as long as its one statement runs.
+* One statement, so one round trip and one transaction: blobs and checkpoint (or all writes of a task) come as arrays.
+* The fence is part of that statement. A run's fence is its fencing token; a state update's is the thread's edit token. The
+  row is locked FOR SHARE, so a newer claim either waits for this write or is seen by it. No row: `FenceLost`, nothing saved.
+* Saves are idempotent, so a lost connection retries the save; the run does not notice (invariant 2).
+* A task's writes replace what an earlier attempt left under the same task id. Within one fence there is one writer, and
+  a leftover of a rolled-back input must not win over the new one.
+
+Strings that JSONB refuses (NUL, lone surrogates), NaN and integers over 64 bits would fail inline in the `checkpoint` column,
+so such values travel as blobs; the stock reading code finds them there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, LiteralString, cast
+from uuid import UUID
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    WRITES_IDX_MAP,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    DeltaChannelHistory,
+    get_serializable_checkpoint_metadata,
+)
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.checkpoint.serde.base import SerializerProtocol
+from langgraph.checkpoint.serde.types import _DeltaSnapshot
+from psycopg import AsyncCursor
+from psycopg.rows import DictRow
+from psycopg.types.json import Jsonb
+
+from holdfast.db.pool import Database
+from holdfast.db.sql import statements
+from holdfast.errors import FenceLost
+
+NULL_TASK_ID = "00000000-0000-0000-0000-000000000000"
+"""LangGraph's task id for writes that belong to no task: a command's update and goto."""
+
+SAVE_RETRY_SECONDS = 120.0
+"""How long a save outlives a lost database before the run gives up."""
+
+_MAX_INLINE_INT = 2**63
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """The right to write: a run's claim, or a state update's hold on its thread."""
+
+    kind: Literal["run", "edit"]
+    id: UUID
+    token: int
+
+
+class FencedSaver(AsyncPostgresSaver):
+    """A saver for one run or one state update; `fence=None` reads only.
+
+    Raises:
+        FenceLost: from every write, once a newer claim exists.
+        DatabaseUnavailable: when the database stays away for `SAVE_RETRY_SECONDS`.
+        Unsaveable: when Postgres refuses the value itself.
+    """
+
+    def __init__(self, database: Database, *, serde: SerializerProtocol, fence: Fence | None = None) -> None:
+        super().__init__(database.pool, serde=serde)
+        self._database = database
+        self._fence = fence
+        self._own_checkpoints: set[str] = set()
+
+    @asynccontextmanager
+    async def _cursor(self, *, pipeline: bool = False) -> AsyncIterator[AsyncCursor[DictRow]]:
+        # What the stock saver sends as a pipeline (deleting, pruning) belongs into one transaction.
+        borrow = self._database.transaction if pipeline else self._database.connection
+        async with borrow("worker") as conn, conn.cursor(binary=True) as cursor:
+            yield cursor
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        read = super().aget_tuple
+        return await self._database.retrying(lambda: read(config), for_seconds=SAVE_RETRY_SECONDS)
+
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        read = super().aget_delta_channel_history
+        return await self._database.retrying(
+            lambda: read(config=config, channels=channels), for_seconds=SAVE_RETRY_SECONDS
+        )
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        configurable = config["configurable"]
+        inline, blobs = _split(checkpoint["channel_values"])
+        rows = self._dump_blobs(
+            configurable["thread_id"],
+            configurable["checkpoint_ns"],
+            blobs,
+            {channel: version for channel, version in new_versions.items() if channel in blobs},
+        )
+        await self._save(
+            "put",
+            {
+                "thread_id": configurable["thread_id"],
+                "checkpoint_ns": configurable["checkpoint_ns"],
+                "checkpoint_id": checkpoint["id"],
+                "parent_id": configurable.get("checkpoint_id"),
+                "channels": [row[2] for row in rows],
+                "versions": [row[3] for row in rows],
+                "types": [row[4] for row in rows],
+                "blobs": [row[5] for row in rows],
+                "checkpoint": Jsonb({**checkpoint, "channel_values": inline}),
+                "metadata": Jsonb(_plain(get_serializable_checkpoint_metadata(config, metadata))),
+            },
+        )
+        self._own_checkpoints.add(checkpoint["id"])
+        return {
+            "configurable": {
+                "thread_id": configurable["thread_id"],
+                "checkpoint_ns": configurable["checkpoint_ns"],
+                "checkpoint_id": checkpoint["id"],
+            }
+        }
+
+    async def aput_writes(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str = "",
+    ) -> None:
+        configurable = config["configurable"]
+        regular = [channel for channel, _ in writes if channel not in WRITES_IDX_MAP]
+        rows = self._dump_writes(
+            configurable["thread_id"],
+            configurable["checkpoint_ns"],
+            configurable["checkpoint_id"],
+            task_id,
+            task_path,
+            writes,
+        )
+        await self._save(
+            "put_writes",
+            {
+                "thread_id": configurable["thread_id"],
+                "checkpoint_ns": configurable["checkpoint_ns"],
+                "checkpoint_id": configurable["checkpoint_id"],
+                "task_id": task_id,
+                "task_path": task_path,
+                "idxs": [row[5] for row in rows],
+                "channels": [row[6] for row in rows],
+                "types": [row[7] for row in rows],
+                "blobs": [row[8] for row in rows],
+                # Special writes (an interrupt, a resume) have negative places and stay beside the regular ones.
+                "length": len(writes) if regular else 2**31 - 1,
+                "is_command": task_id == NULL_TASK_ID and bool(regular) and self._is_run,
+                "is_borrowed": self._is_run and configurable["checkpoint_id"] not in self._own_checkpoints,
+            },
+        )
+
+    @property
+    def _is_run(self) -> bool:
+        return self._fence is not None and self._fence.kind == "run"
+
+    async def _save(self, verb: str, params: dict[str, Any]) -> None:
+        if self._fence is None:
+            raise FenceLost("this saver was opened for reading")
+        query = _fenced(verb, self._fence.kind)
+        params |= {"fence_id": self._fence.id, "fence_token": self._fence.token}
+
+        async def write() -> int:
+            async with self._database.connection("worker") as conn:
+                row = await (await conn.execute(query, params)).fetchone()
+                return int(row["saved"]) if row else 0
+
+        if not await self._database.retrying(write, for_seconds=SAVE_RETRY_SECONDS):
+            raise FenceLost(f"{self._fence.kind} {self._fence.id}: token {self._fence.token} is no longer valid")
+
+
+def _fenced(verb: str, kind: str) -> LiteralString:
+    named = statements("checkpoints")
+    return cast("LiteralString", named[verb].replace("%%FENCE%%", named[f"{kind}_fence"]))
+
+
+def _split(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Channel values that stay in the JSONB column, and those that travel as blobs.
+
+    A Delta snapshot leaves the marker `true` behind, as the stock saver does.
+    """
+    inline: dict[str, Any] = {}
+    blobs: dict[str, Any] = {}
+    for channel, value in values.items():
+        if isinstance(value, _DeltaSnapshot):
+            inline[channel], blobs[channel] = True, value
+        elif _fits_jsonb(value):
+            inline[channel] = value
+        else:
+            blobs[channel] = value
+    return inline, blobs
+
+
+def _fits_jsonb(value: Any) -> bool:
+    if value is None or isinstance(value, bool):
+        return True
+    if isinstance(value, str):
+        return type(value) is str and _plain_text(value)
+    if isinstance(value, int):
+        return type(value) is int and -_MAX_INLINE_INT <= value < _MAX_INLINE_INT
+    return type(value) is float and math.isfinite(value)
+
+
+def _plain_text(text: str) -> bool:
+    return "\x00" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def _plain(value: Any) -> Any:
+    """Metadata with the characters that JSONB refuses replaced; it labels a checkpoint and is not state."""
+    if isinstance(value, str):
+        return value if _plain_text(value) else "".join(c if _plain_text(c) else "\ufffd" for c in value)
+    if isinstance(value, dict):
+        return {_plain(str(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if _fits_jsonb(value) else str(value)

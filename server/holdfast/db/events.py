@@ -1,0 +1,254 @@
+"""The event log: what a run says, live and later.
+
+A run's frames are finished wire bytes, numbered once. The process that executes the run keeps the newest of them on a `Tape`
+and writes them to the log in blocks. A follower in the same process reads the tape, any other follower (or one that comes later, or
+falls behind) reads the log; both get the same bytes in the same order, so a stream can be resumed anywhere (invariant 6).
+
+A recovered attempt starts its numbers `ATTEMPT_GAP` higher: live followers of the dead process may have seen frames that
+never reached the log, and none of those numbers may come back with another meaning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from uuid import UUID
+
+from psycopg.rows import DictRow
+
+from holdfast.db.bell import Bell
+from holdfast.db.pool import Database
+from holdfast.db.runs import Runs
+from holdfast.db.sql import statements
+from holdfast.rules.caller import Caller
+from holdfast.rules.run import ACTIVE
+
+ATTEMPT_GAP = 100_000
+TAPE_BYTES = 4 * 2**20
+BLOCKS_PER_READ = 64
+
+Frames = list[bytes]
+
+
+class Tape:
+    """The newest frames of one run in this process."""
+
+    def __init__(self, first_seq: int) -> None:
+        self._frames: deque[bytes] = deque()
+        self.first = first_seq
+        self._bytes = 0
+        self._waiting: set[asyncio.Future[None]] = set()
+        self.last = first_seq - 1
+        self.ended = False
+        self.over = False
+        """The run has a final status; an ended tape whose run is not over goes on elsewhere."""
+        self.result: bytes | None = None
+        """The run's final JSON, as `wait` and `join` answer it; None if it has to be read from the database."""
+
+    def append(self, frame: bytes) -> None:
+        self._frames.append(frame)
+        self._bytes += len(frame)
+        self.last += 1
+        self._wake()
+
+    def trim(self, logged_to: int) -> None:
+        """Forget the oldest frames that the log has, as far as the tape is too long."""
+        while self._bytes > TAPE_BYTES and self.first <= logged_to:
+            self._bytes -= len(self._frames.popleft())
+            self.first += 1
+
+    def end(self, result: bytes | None, *, over: bool) -> None:
+        self.result = result
+        self.over = over
+        self.ended = True
+        self._wake()
+
+    def since(self, seq: int) -> Frames | None:
+        """The frames after `seq`, or None if the tape does not reach back that far."""
+        if seq < self.first - 1:
+            return None
+        skip = seq - self.first + 1
+        return [self._frames[i] for i in range(skip, len(self._frames))] if skip else list(self._frames)
+
+    async def news(self) -> None:
+        """Until something was appended, or the run ended."""
+        if self.ended:
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.add(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiting.discard(waiter)
+
+    def _wake(self) -> None:
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+class EventLog:
+    """Follow any run, wherever it is executed."""
+
+    def __init__(self, database: Database, runs: Runs, bell: Bell, split: Callable[[bytes], Sequence[bytes]]) -> None:
+        self._database = database
+        self._runs = runs
+        self._bell = bell
+        self._split = split
+        self._sql = statements("events")
+        self._tapes: dict[UUID, Tape] = {}
+        self._waiting: dict[UUID, set[asyncio.Event]] = {}
+        bell.on("events", self._heard)
+
+    def open_tape(self, run_id: UUID, first_seq: int) -> Tape:
+        """Start a tape for a run that this process executes."""
+        tape = self._tapes[run_id] = Tape(first_seq)
+        return tape
+
+    def close_tape(self, run_id: UUID, result: bytes | None, *, over: bool) -> None:
+        """This process is done with the run; everybody who asks from now on finds it in the database."""
+        if tape := self._tapes.pop(run_id, None):
+            tape.end(result, over=over)
+        self._bell.ring("events", run_id)
+        self._heard(str(run_id))
+
+    def ended(self, run_id: UUID) -> None:
+        """The run was ended without having been executed: its followers look again."""
+        self._heard(str(run_id))
+
+    async def follow(self, caller: Caller, run_id: UUID, after: int | None) -> AsyncIterator[Frames]:
+        """The run's frames in order, in batches, until it has ended.
+
+        Args:
+            after: the last number already seen; 0 from the start, None for what is said from now on.
+        """
+        cursor = after if after is not None else await self._newest(run_id)
+        tape: Tape | None = None
+        while True:
+            tape = tape or self._tapes.get(run_id)
+            if tape is None:
+                async for frames, cursor in self._from_log(caller, run_id, cursor):
+                    yield frames
+                if run_id not in self._tapes:
+                    return
+                continue
+            frames = tape.since(cursor)
+            if frames is None:
+                logged, cursor = await self._catch_up(run_id, cursor, tape)
+                if logged:
+                    yield logged
+            elif frames:
+                cursor += len(frames)
+                yield frames
+            elif not tape.ended:
+                await tape.news()
+            elif tape.over:
+                return
+            else:
+                tape = None
+
+    async def result(self, caller: Caller, run_id: UUID) -> bytes | None:
+        """Wait for the run's end; its final JSON if it ended in this process, else None."""
+        while True:
+            if tape := self._tapes.get(run_id):
+                while not tape.ended:
+                    await tape.news()
+                if tape.over:
+                    return tape.result
+            with self._news_of(run_id) as news:
+                run = await self._runs.find(caller, run_id)
+                if run_id in self._tapes:
+                    continue
+                if run is None or run["status"] not in ACTIVE:
+                    return None
+                await _wait(news, self._bell.poll_seconds)
+
+    async def expire(self, *, ttl: float, batch: int) -> int:
+        """Drop blocks of ended runs older than `ttl` seconds; returns how many."""
+        async with self._database.connection("worker") as conn:
+            return (await conn.execute(self._sql["expire"], {"ttl": ttl, "batch": batch})).rowcount
+
+    async def next_in_run(self, run_id: UUID) -> int:
+        """The number, within the run, of the next frame to be logged."""
+        async with self._database.connection("worker") as conn:
+            row = await (await conn.execute(self._sql["count_in_run"], {"run_id": run_id})).fetchone()
+        return int(row["next_in_run"]) if row else 1
+
+    async def _newest(self, run_id: UUID) -> int:
+        if tape := self._tapes.get(run_id):
+            return tape.last
+        async with self._database.connection("api") as conn:
+            row = await (await conn.execute(self._sql["newest"], {"run_id": run_id})).fetchone()
+        return int(row["newest"]) if row else 0
+
+    async def _from_log(self, caller: Caller, run_id: UUID, cursor: int) -> AsyncIterator[tuple[Frames, int]]:
+        """Follow the log until the run has ended, or turns out to be executed here."""
+        while True:
+            with self._news_of(run_id) as news:
+                # The status is read before the log: what an ended run said is then all there.
+                run = await self._runs.find(caller, run_id)
+                blocks = await self._read(run_id, cursor)
+                for block in blocks:
+                    yield self._rest_of(block, cursor), block["last_seq"]
+                    cursor = block["last_seq"]
+                if blocks:
+                    continue
+                if run is None or run["status"] not in ACTIVE or run_id in self._tapes:
+                    return
+                await _wait(news, self._bell.poll_seconds)
+
+    async def _catch_up(self, run_id: UUID, cursor: int, tape: Tape) -> tuple[Frames, int]:
+        """What the log has between the cursor and the tape; the cursor moves to the tape where the log has nothing."""
+        blocks = await self._read(run_id, cursor)
+        if not blocks:
+            return [], tape.first - 1
+        frames = [frame for block in blocks for frame in self._rest_of(block, cursor)]
+        return frames, blocks[-1]["last_seq"]
+
+    async def _read(self, run_id: UUID, after: int) -> list[DictRow]:
+        params = {"run_id": run_id, "after": after, "limit": BLOCKS_PER_READ}
+        async with self._database.connection("api") as conn:
+            return await (await conn.execute(self._sql["read"], params)).fetchall()
+
+    def _rest_of(self, block: DictRow, cursor: int) -> Frames:
+        return list(self._split(block["frames"])[max(0, cursor - block["first_seq"] + 1) :])
+
+    def _heard(self, about: str | None) -> None:
+        if about is None:
+            for waiting in self._waiting.values():
+                for event in waiting:
+                    event.set()
+            return
+        for event in self._waiting.get(UUID(about), ()):
+            event.set()
+
+    def _news_of(self, run_id: UUID) -> _News:
+        return _News(self._waiting, run_id)
+
+
+class _News:
+    """An event that is set when the bell rings for a run; registered as long as the block runs."""
+
+    def __init__(self, waiting: dict[UUID, set[asyncio.Event]], run_id: UUID) -> None:
+        self._waiting = waiting
+        self._run_id = run_id
+        self._event = asyncio.Event()
+
+    def __enter__(self) -> asyncio.Event:
+        self._waiting.setdefault(self._run_id, set()).add(self._event)
+        return self._event
+
+    def __exit__(self, *_: object) -> None:
+        waiting = self._waiting[self._run_id]
+        waiting.discard(self._event)
+        if not waiting:
+            del self._waiting[self._run_id]
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return

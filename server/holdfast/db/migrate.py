@@ -1,0 +1,144 @@
+"""Migrations: ours, then those of LangGraph's checkpointer and store, under one lock.
+
+The lock is polled with `pg_try_advisory_lock` on a connection in autocommit mode. A blocking `pg_advisory_lock` would hold a
+snapshot while it waits, and LangGraph's `CREATE INDEX CONCURRENTLY` waits for all snapshots: the two would wait for each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import LiteralString, cast
+
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.checkpoint.postgres.base import MIGRATIONS as CHECKPOINT_MIGRATIONS
+from langgraph.store.postgres.aio import AsyncPostgresStore
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow, dict_row
+
+from holdfast.db.pool import translated
+from holdfast.errors import DatabaseError
+
+LOCK_KEY = 0x486F6C64
+"""The advisory lock of migrations ("Hold")."""
+
+POLL_SECONDS = 0.05
+_FILE = re.compile(r"(\d{4})_(\w+)\.sql")
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    version: int
+    name: str
+    sql: str
+
+
+def migrations() -> list[Migration]:
+    """All migrations that ship with this version, in order."""
+    found = [
+        Migration(int(match[1]), match[2], entry.read_text("utf-8"))
+        for entry in _directory().iterdir()
+        if (match := _FILE.fullmatch(entry.name))
+    ]
+    return sorted(found, key=lambda migration: migration.version)
+
+
+def schema() -> str:
+    """The whole schema as one script."""
+    return _directory().joinpath("schema.sql").read_text("utf-8")
+
+
+async def migrate(url: str) -> list[str]:
+    """Bring the database up to date; returns the names of what was applied. Safe from any number of processes.
+
+    Raises:
+        DatabaseError: a statement failed; what came before it stays applied and recorded.
+    """
+    with translated():
+        async with await _connect(url) as conn:
+            await _lock(conn)
+            applied = [migration async for migration in _apply(conn)]
+            await AsyncPostgresSaver(conn).setup()
+            async with AsyncPostgresStore(conn) as store:
+                await store.setup()
+            await conn.execute("SELECT pg_advisory_unlock(%s)", [LOCK_KEY])
+    return applied
+
+
+async def pending(url: str) -> list[str]:
+    """The names of what `migrate` would apply."""
+    with translated():
+        async with await _connect(url) as conn:
+            done = await _applied(conn)
+            missing = [m.name for m in migrations() if m.version not in done]
+            if not await _langgraph_is_current(conn):
+                missing.append("langgraph checkpoint and store tables")
+    return missing
+
+
+async def _connect(url: str) -> AsyncConnection[DictRow]:
+    return await AsyncConnection.connect(
+        url, autocommit=True, row_factory=dict_row, prepare_threshold=None, application_name="holdfast migrate"
+    )
+
+
+async def _lock(conn: AsyncConnection[DictRow]) -> None:
+    while True:
+        row = await (await conn.execute("SELECT pg_try_advisory_lock(%s) AS locked", [LOCK_KEY])).fetchone()
+        if row is not None and row["locked"]:
+            return
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def _apply(conn: AsyncConnection[DictRow]) -> AsyncIterator[str]:
+    done = await _applied(conn)
+    if done and max(done) > max(migration.version for migration in migrations()):
+        raise DatabaseError("the database was migrated by a newer version of Holdfast")
+    for migration in migrations():
+        if migration.version in done:
+            continue
+        async with conn.transaction():
+            await conn.execute(cast("LiteralString", migration.sql))
+            await conn.execute(
+                "CREATE TABLE IF NOT EXISTS holdfast.migrations"
+                " (version integer PRIMARY KEY, name text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+            )
+            await conn.execute(
+                "INSERT INTO holdfast.migrations (version, name) VALUES (%s, %s)",
+                [migration.version, migration.name],
+            )
+        yield migration.name
+
+
+async def _applied(conn: AsyncConnection[DictRow]) -> set[int]:
+    row = await (await conn.execute("SELECT to_regclass('holdfast.migrations') AS found")).fetchone()
+    if row is None or row["found"] is None:
+        return set()
+    rows = await (await conn.execute("SELECT version FROM holdfast.migrations")).fetchall()
+    return {row["version"] for row in rows}
+
+
+async def _langgraph_is_current(conn: AsyncConnection[DictRow]) -> bool:
+    for table, newest in (
+        ("checkpoint_migrations", len(CHECKPOINT_MIGRATIONS) - 1),
+        ("store_migrations", len(AsyncPostgresStore.MIGRATIONS) - 1),
+    ):
+        row = await (await conn.execute("SELECT to_regclass(%s) AS found", [table])).fetchone()
+        if row is None or row["found"] is None:
+            return False
+        query = cast("LiteralString", f"SELECT max(v) AS newest FROM {table}")
+        row = await (await conn.execute(query)).fetchone()
+        if row is None or row["newest"] is None or row["newest"] < newest:
+            return False
+    return True
+
+
+def _directory() -> Traversable | Path:
+    packaged = resources.files("holdfast").joinpath("migrations")
+    # A checkout keeps them at its top level; the wheel carries them inside the package.
+    return packaged if packaged.is_dir() else Path(__file__).parents[3] / "migrations"

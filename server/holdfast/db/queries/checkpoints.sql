@@ -1,0 +1,61 @@
+-- Writes to LangGraph's own tables, one statement each. %%FENCE%% is one of the two fences below: when it yields no row,
+-- nothing is written, and the count that comes back is 0.
+
+-- name: run_fence
+SELECT FROM holdfast.runs
+WHERE run_id = %(fence_id)s AND fencing_token = %(fence_token)s AND status = 'running'
+FOR SHARE
+
+-- name: edit_fence
+SELECT FROM holdfast.threads t
+WHERE thread_id = %(fence_id)s AND edit_token = %(fence_token)s AND deleted_at IS NULL
+  AND NOT EXISTS (SELECT FROM holdfast.runs r
+                  WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running'))
+FOR SHARE
+
+-- name: put
+WITH fence AS (%%FENCE%%), blobs AS (
+    INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+    SELECT %(thread_id)s, %(checkpoint_ns)s, new.channel, new.version, new.type, new.blob
+    FROM fence, unnest(%(channels)s::text[], %(versions)s::text[], %(types)s::text[], %(blobs)s::bytea[])
+        AS new (channel, version, type, blob)
+    ON CONFLICT (thread_id, checkpoint_ns, channel, version) DO NOTHING
+), saved AS (
+    INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
+    SELECT %(thread_id)s, %(checkpoint_ns)s, %(checkpoint_id)s, %(parent_id)s, %(checkpoint)s, %(metadata)s
+    FROM fence
+    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
+    DO UPDATE SET checkpoint = EXCLUDED.checkpoint, metadata = EXCLUDED.metadata
+    RETURNING 1
+)
+SELECT count(*) AS saved FROM saved
+
+-- name: put_writes
+WITH fence AS (%%FENCE%%), command AS (
+    UPDATE holdfast.runs SET command_saved = true
+    FROM fence
+    WHERE run_id = %(fence_id)s AND %(is_command)s AND NOT command_saved
+), stale AS (
+    DELETE FROM checkpoint_writes w
+    USING fence
+    WHERE w.thread_id = %(thread_id)s AND w.checkpoint_ns = %(checkpoint_ns)s
+      AND w.checkpoint_id = %(checkpoint_id)s AND w.task_id = %(task_id)s AND w.idx >= %(length)s
+), saved AS (
+    INSERT INTO checkpoint_writes
+        (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
+    SELECT %(thread_id)s, %(checkpoint_ns)s, %(checkpoint_id)s, %(task_id)s, %(task_path)s,
+           new.idx, new.channel, new.type, new.blob
+    FROM fence, unnest(%(idxs)s::integer[], %(channels)s::text[], %(types)s::text[], %(blobs)s::bytea[])
+        AS new (idx, channel, type, blob)
+    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
+    DO UPDATE SET channel = EXCLUDED.channel, type = EXCLUDED.type, blob = EXCLUDED.blob
+    RETURNING idx, (xmax = 0) AS is_new
+), borrowed AS (
+    INSERT INTO holdfast.borrowed_writes (run_id, checkpoint_ns, checkpoint_id, task_id, idx)
+    SELECT %(fence_id)s, %(checkpoint_ns)s, %(checkpoint_id)s, %(task_id)s, idx
+    FROM saved
+    WHERE is_new AND %(is_borrowed)s
+    ON CONFLICT DO NOTHING
+)
+SELECT count(*) AS saved FROM saved
+

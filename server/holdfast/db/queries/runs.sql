@@ -1,0 +1,187 @@
+-- Guards live in the WHERE clauses; a verb that changes no row was refused. `rules/run.py` is the same as a table.
+
+-- name: active
+SELECT run_id, status
+FROM holdfast.runs
+WHERE thread_id = %(thread_id)s AND status IN ('pending', 'running')
+ORDER BY seq
+
+-- name: insert
+INSERT INTO holdfast.runs (
+    run_id, thread_id, owner, assistant_id, status, metadata, kwargs, multitask_strategy,
+    resumable, logged, ephemeral, available_at, created_at, updated_at)
+VALUES (
+    %(run_id)s, %(thread_id)s, %(owner)s, %(assistant_id)s, 'pending', %(metadata)s, %(kwargs)s,
+    %(multitask_strategy)s, %(resumable)s, %(logged)s, %(ephemeral)s,
+    holdfast.now() + make_interval(secs => %(after_seconds)s),
+    holdfast.now() + make_interval(secs => %(after_seconds)s), holdfast.now())
+ON CONFLICT (run_id) DO NOTHING
+
+-- name: bind_answers
+INSERT INTO holdfast.answers (thread_id, interrupt_id, run_id, checkpoint_id)
+SELECT %(thread_id)s, interrupt_id, %(run_id)s, %(checkpoint_id)s
+FROM unnest(%(interrupt_ids)s::text[]) AS interrupt_id
+ON CONFLICT DO NOTHING
+RETURNING interrupt_id
+
+-- name: release_answers
+DELETE FROM holdfast.answers
+WHERE run_id = %(run_id)s AND (%(still_asked)s::text[] IS NULL OR interrupt_id = ANY(%(still_asked)s::text[]))
+
+-- name: claim
+WITH next AS (
+    SELECT r.run_id
+    FROM holdfast.runs r
+    WHERE r.status = 'pending'
+      AND r.available_at <= holdfast.now()
+      AND (%(run_id)s::uuid IS NULL OR r.run_id = %(run_id)s)
+      AND NOT EXISTS (
+          SELECT FROM holdfast.runs earlier
+          WHERE earlier.thread_id = r.thread_id
+            AND (earlier.status = 'running' OR earlier.status = 'pending' AND earlier.seq < r.seq))
+    ORDER BY r.seq
+    LIMIT %(limit)s
+    FOR UPDATE SKIP LOCKED
+), claimed AS (
+    UPDATE holdfast.runs r
+    SET status = 'running',
+        worker_id = %(worker_id)s,
+        fencing_token = nextval('holdfast.fencing_token'),
+        attempt = attempt + 1,
+        updated_at = holdfast.now()
+    FROM next
+    WHERE r.run_id = next.run_id AND r.status = 'pending'
+    RETURNING r.*
+)
+SELECT claimed.run_id, claimed.thread_id, claimed.owner, claimed.assistant_id, claimed.metadata,
+       claimed.kwargs, claimed.resumable, claimed.logged, claimed.ephemeral, claimed.attempt,
+       claimed.crashes, claimed.command_saved, claimed.fencing_token, claimed.cancel, claimed.created_at,
+       greatest(t.event_seq, (
+           SELECT b.last_seq FROM holdfast.event_blocks b
+           WHERE b.thread_id = t.thread_id
+           ORDER BY b.first_seq DESC
+           LIMIT 1)) AS event_seq,
+       a.graph_id, extract(epoch FROM holdfast.now())::float AS claimed_at
+FROM claimed
+JOIN holdfast.threads t USING (thread_id)
+LEFT JOIN holdfast.assistants a USING (assistant_id)
+
+-- name: next_due
+SELECT extract(epoch FROM min(available_at) - holdfast.now())::float AS seconds
+FROM holdfast.runs
+WHERE status = 'pending' AND available_at > holdfast.now()
+
+-- name: end
+UPDATE holdfast.runs
+SET status = %(status)s, worker_id = NULL, error = %(error)s, updated_at = holdfast.now()
+WHERE run_id = %(run_id)s AND fencing_token = %(token)s AND status = 'running'
+RETURNING thread_id, ephemeral
+
+-- name: ended_by
+SELECT FROM holdfast.runs
+WHERE run_id = %(run_id)s AND fencing_token = %(token)s AND status = %(status)s
+
+-- name: hand_back
+UPDATE holdfast.runs
+SET status = 'pending', worker_id = NULL, updated_at = holdfast.now()
+WHERE run_id = %(run_id)s AND fencing_token = %(token)s AND status = 'running'
+RETURNING run_id
+
+-- name: requeue_dead
+WITH dead AS (
+    DELETE FROM holdfast.workers w
+    WHERE w.worker_id = ANY(%(dead)s::uuid[])
+    RETURNING w.worker_id
+)
+UPDATE holdfast.runs r
+SET status = 'pending', worker_id = NULL, crashes = crashes + 1, updated_at = holdfast.now()
+FROM dead
+WHERE r.worker_id = dead.worker_id AND r.status = 'running'
+RETURNING r.run_id
+
+-- name: requeue_orphans
+UPDATE holdfast.runs r
+SET status = 'pending', worker_id = NULL, crashes = crashes + 1, updated_at = holdfast.now()
+WHERE r.status = 'running'
+  AND NOT EXISTS (SELECT FROM holdfast.workers w WHERE w.worker_id = r.worker_id)
+RETURNING r.run_id
+
+-- name: requeue_lost
+UPDATE holdfast.runs
+SET status = 'pending', worker_id = NULL, crashes = crashes + 1, updated_at = holdfast.now()
+WHERE worker_id = %(worker_id)s AND run_id = ANY(%(run_ids)s::uuid[]) AND status = 'running'
+RETURNING run_id
+
+-- name: cancel_pending
+-- A pending run that ran before has checkpoints: a worker takes it up once more to end it properly (request_cancel).
+UPDATE holdfast.runs
+SET status = 'interrupted', cancel = %(action)s, updated_at = holdfast.now()
+WHERE run_id = %(run_id)s AND status = 'pending' AND attempt = 0
+RETURNING run_id
+
+-- name: request_cancel
+UPDATE holdfast.runs
+SET cancel = CASE WHEN cancel = 'rollback' THEN cancel ELSE %(action)s END, updated_at = holdfast.now()
+WHERE run_id = %(run_id)s AND (status = 'running' OR status = 'pending' AND attempt > 0)
+RETURNING run_id
+
+-- name: cancelled_here
+SELECT run_id, cancel
+FROM holdfast.runs
+WHERE worker_id = %(worker_id)s AND status = 'running' AND cancel IS NOT NULL
+
+-- name: held
+SELECT run_id, fencing_token
+FROM holdfast.runs
+WHERE worker_id = %(worker_id)s AND status = 'running'
+
+-- name: view
+SELECT run_id, thread_id, assistant_id, status, metadata, kwargs, multitask_strategy, created_at, updated_at,
+       error, ephemeral, resumable, logged
+FROM holdfast.runs
+WHERE owner = %(owner)s AND thread_id = %(thread_id)s
+  AND (%(run_id)s::uuid IS NULL OR run_id = %(run_id)s)
+  AND (%(status)s::text IS NULL OR status = %(status)s)
+ORDER BY seq DESC
+LIMIT %(limit)s OFFSET %(offset)s
+
+-- name: find
+SELECT r.run_id, r.thread_id, r.status, r.error, r.ephemeral, r.resumable, r.logged
+FROM holdfast.runs r
+WHERE r.owner = %(owner)s AND r.run_id = %(run_id)s
+  AND (%(thread_id)s::uuid IS NULL OR r.thread_id = %(thread_id)s)
+
+-- name: delete
+DELETE FROM holdfast.runs
+WHERE run_id = %(run_id)s AND owner = %(owner)s AND thread_id = %(thread_id)s
+  AND status NOT IN ('pending', 'running')
+RETURNING run_id
+
+-- name: erase
+DELETE FROM holdfast.runs WHERE run_id = %(run_id)s AND status NOT IN ('pending', 'running')
+
+-- name: drop_checkpoints
+WITH gone AS (
+    DELETE FROM checkpoints
+    WHERE thread_id = %(thread_id)s::text AND metadata ->> 'run_id' = %(run_id)s::text
+    RETURNING checkpoint_ns, checkpoint_id, checkpoint -> 'channel_versions' AS versions
+), writes AS (
+    DELETE FROM checkpoint_writes w USING gone
+    WHERE w.thread_id = %(thread_id)s::text
+      AND w.checkpoint_ns = gone.checkpoint_ns AND w.checkpoint_id = gone.checkpoint_id
+), borrowed AS (
+    DELETE FROM checkpoint_writes w USING holdfast.borrowed_writes b
+    WHERE b.run_id = %(run_id)s AND w.thread_id = %(thread_id)s::text
+      AND w.checkpoint_ns = b.checkpoint_ns AND w.checkpoint_id = b.checkpoint_id
+      AND w.task_id = b.task_id AND w.idx = b.idx
+)
+DELETE FROM checkpoint_blobs bl
+USING (SELECT DISTINCT gone.checkpoint_ns, v.key AS channel, v.value AS version
+       FROM gone CROSS JOIN LATERAL jsonb_each_text(gone.versions) AS v) AS freed
+WHERE bl.thread_id = %(thread_id)s::text AND bl.checkpoint_ns = freed.checkpoint_ns
+  AND bl.channel = freed.channel AND bl.version = freed.version
+  AND NOT EXISTS (
+      SELECT FROM checkpoints c
+      WHERE c.thread_id = bl.thread_id AND c.checkpoint_ns = bl.checkpoint_ns
+        AND coalesce(c.metadata ->> 'run_id', '') <> %(run_id)s::text
+        AND c.checkpoint -> 'channel_versions' ->> bl.channel = bl.version)

@@ -1,0 +1,23 @@
+"""Named SQL: one verb, one statement, one name, in `queries/*.sql`.
+
+A statement starts with a line `-- name: verb` and goes on to the next such line. Parameters are psycopg's `%(name)s`.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib import resources
+from typing import LiteralString, cast
+
+_NAME = re.compile(r"^-- name: (\w+)\s*$", re.MULTILINE)
+
+
+@cache
+def statements(stem: str) -> dict[str, LiteralString]:
+    """All statements of `queries/<stem>.sql` by name."""
+    text = resources.files("holdfast.db").joinpath("queries", f"{stem}.sql").read_text("utf-8")
+    parts = _NAME.split(text)[1:]
+    found = {name: body.strip() + "\n" for name, body in zip(parts[::2], parts[1::2], strict=True)}
+    # The texts ship with the package; none of them is built from input.
+    return cast("dict[str, LiteralString]", found)

@@ -1,0 +1,231 @@
+"""Threads: rows that callers own, and what their last run or state update left on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, LiteralString, cast
+from uuid import UUID
+
+from psycopg.rows import DictRow
+from psycopg.types.json import Jsonb
+
+from holdfast.db.pool import Connection, Database
+from holdfast.db.sql import statements
+from holdfast.db.values import Values, store
+from holdfast.errors import Conflict, Missing
+from holdfast.rules.caller import Caller
+from holdfast.rules.command import Questions
+from holdfast.rules.thread import ThreadStatus, resting_status
+
+SORTABLE = ("thread_id", "status", "created_at", "updated_at", "state_updated_at")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run or a state update leaves on its thread."""
+
+    checkpoint_id: str | None
+    values: Values
+    interrupts: Mapping[str, Sequence[Mapping[str, Any]]]
+    unfinished: bool
+    error: Mapping[str, str] | None = None
+    failed: bool = False
+
+    @property
+    def resting(self) -> ThreadStatus:
+        return resting_status(failed=self.failed, unfinished=self.unfinished)
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadFilter:
+    """Search terms; None means any. `metadata` and `values` match by containment."""
+
+    ids: Sequence[UUID] | None = None
+    status: str | None = None
+    metadata: Mapping[str, Any] | None = None
+    values: Mapping[str, Any] | None = None
+
+
+class Threads:
+    """The repository of threads. Every method takes the caller; what is not theirs does not exist."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._sql = statements("threads")
+
+    async def create(self, caller: Caller, thread_id: UUID, metadata: Mapping[str, Any], *, or_keep: bool) -> None:
+        """Insert a thread.
+
+        Raises:
+            Conflict: the id is taken, by this caller (unless `or_keep`) or by somebody else.
+        """
+        async with self._database.connection("api") as conn:
+            created = await create(conn, caller, thread_id, metadata)
+            if created:
+                return
+            kept = await (
+                await conn.execute(self._sql["standing"], {"thread_id": thread_id, "owner": caller.owner})
+            ).fetchone()
+        if kept is None or not or_keep:
+            raise Conflict(f"Thread {thread_id} already exists.")
+
+    async def get(self, caller: Caller, thread_id: UUID) -> DictRow:
+        """One thread with its values as JSON bytes.
+
+        Raises:
+            Missing: no such thread of this caller.
+        """
+        rows = await self.search(caller, ThreadFilter(ids=[thread_id]), limit=1)
+        if not rows:
+            raise missing(thread_id)
+        return rows[0]
+
+    async def result(self, caller: Caller, thread_id: UUID) -> DictRow | None:
+        """What the last run left: values as JSON bytes, interrupts, error. Also of a stateless run's thread."""
+        async with self._database.connection("api") as conn:
+            cursor = await conn.execute(self._sql["result"], {"thread_id": thread_id, "owner": caller.owner})
+            return await cursor.fetchone()
+
+    async def search(
+        self,
+        caller: Caller,
+        terms: ThreadFilter,
+        *,
+        limit: int,
+        offset: int = 0,
+        sort_by: str = "updated_at",
+        descending: bool = True,
+    ) -> list[DictRow]:
+        """A page of threads; `sort_by` is one of SORTABLE."""
+        assert sort_by in SORTABLE
+        direction: LiteralString = "DESC" if descending else "ASC"
+        query = (
+            self._sql["view"]
+            + self._sql["filters"]
+            + f" ORDER BY {cast('LiteralString', sort_by)} {direction}, thread_id {direction}"
+            + " LIMIT %(limit)s OFFSET %(offset)s"
+        )
+        async with self._database.connection("api") as conn:
+            cursor = await conn.execute(query, _terms(caller, terms) | {"limit": limit, "offset": offset})
+            return await cursor.fetchall()
+
+    async def count(self, caller: Caller, terms: ThreadFilter) -> int:
+        async with self._database.connection("api") as conn:
+            cursor = await conn.execute(self._sql["count"] + self._sql["filters"], _terms(caller, terms))
+            row = await cursor.fetchone()
+        return int(row["count"]) if row else 0
+
+    async def patch(self, caller: Caller, thread_id: UUID, metadata: Mapping[str, Any]) -> None:
+        """Merge `metadata` shallowly into the thread's."""
+        await self._one("patch", caller, thread_id, {"metadata": Jsonb(dict(metadata))})
+
+    async def questions(self, caller: Caller, thread_id: UUID) -> Questions | None:
+        """What the thread waits for right now, or None where there is no such thread."""
+        async with self._database.connection("api") as conn:
+            cursor = await conn.execute(self._sql["standing"], {"thread_id": thread_id, "owner": caller.owner})
+            row = await cursor.fetchone()
+        return questions(row) if row else None
+
+    async def standing(self, caller: Caller, thread_id: UUID) -> DictRow:
+        """Status, metadata, config, interrupts and checkpoint id, without the values."""
+        async with self._database.connection("api") as conn:
+            cursor = await conn.execute(self._sql["standing"], {"thread_id": thread_id, "owner": caller.owner})
+            row = await cursor.fetchone()
+        if row is None:
+            raise missing(thread_id)
+        return row
+
+    async def begin_edit(self, caller: Caller, thread_id: UUID) -> int:
+        """A token for a state update; only while nothing is pending or running on the thread.
+
+        Raises:
+            Missing: no such thread of this caller.
+            Conflict: the thread is busy.
+        """
+        params = {"thread_id": thread_id, "owner": caller.owner}
+        async with self._database.connection("api") as conn:
+            row = await (await conn.execute(self._sql["begin_edit"], params)).fetchone()
+        if row is None:
+            await self.standing(caller, thread_id)
+            raise Conflict("Thread is busy: its state can be updated when its runs have ended.")
+        return int(row["edit_token"])
+
+    async def end_edit(self, thread_id: UUID, token: int, outcome: Outcome) -> None:
+        """Publish a state update on the thread row.
+
+        Raises:
+            Conflict: a run or another update came in between.
+        """
+        async with self._database.transaction("api") as conn:
+            held = await conn.execute(self._sql["end_edit"], {"thread_id": thread_id, "token": token})
+            if await held.fetchone() is None:
+                raise Conflict("The thread was changed while its state was being updated.")
+            await settle(conn, thread_id, outcome, event_seq=0)
+
+    async def sweep(self, *, grace: float, batch: int) -> int:
+        """Remove threads deleted more than `grace` seconds ago, checkpoints included. Returns how many."""
+        async with self._database.transaction("worker") as conn:
+            cursor = await conn.execute(self._sql["sweep"], {"grace": grace, "batch": batch})
+            gone = [row["thread_id"] for row in await cursor.fetchall()]
+            if gone:
+                for table in ("checkpoints", "checkpoint_blobs", "checkpoint_writes"):
+                    await conn.execute(cast("LiteralString", f"DELETE FROM {table} WHERE thread_id = ANY(%s)"), [gone])
+        return len(gone)
+
+    async def _one(self, verb: str, caller: Caller, thread_id: UUID, params: dict[str, Any]) -> None:
+        params |= {"thread_id": thread_id, "owner": caller.owner}
+        async with self._database.connection("api") as conn:
+            row = await (await conn.execute(self._sql[verb], params)).fetchone()
+        if row is None:
+            raise missing(thread_id)
+
+
+def missing(thread_id: UUID) -> Missing:
+    return Missing(f"Thread with ID {thread_id} not found")
+
+
+def questions(row: Mapping[str, Any]) -> Questions:
+    """A thread row's pending questions."""
+    return Questions(
+        checkpoint_id=row["checkpoint_id"],
+        pending=frozenset(asked["id"] for task in row["interrupts"].values() for asked in task),
+        unfinished=row["unfinished"],
+    )
+
+
+async def create(conn: Connection, caller: Caller, thread_id: UUID, metadata: Mapping[str, Any]) -> bool:
+    """Insert a thread unless the id is taken; whether it was inserted."""
+    cursor = await conn.execute(
+        statements("threads")["create"],
+        {"thread_id": thread_id, "owner": caller.owner, "metadata": Jsonb(dict(metadata))},
+    )
+    return cursor.rowcount == 1
+
+
+async def settle(conn: Connection, thread_id: UUID, outcome: Outcome, *, event_seq: int) -> None:
+    """Write an outcome to the thread row and its values; part of the caller's transaction, thread row locked."""
+    digests = await store(conn, thread_id, outcome.values)
+    await conn.execute(
+        statements("threads")["settle"],
+        {
+            "thread_id": thread_id,
+            "resting": outcome.resting,
+            "error": Jsonb(outcome.error) if outcome.error else None,
+            "interrupts": Jsonb(outcome.interrupts),
+            "unfinished": outcome.unfinished,
+            "checkpoint_id": outcome.checkpoint_id,
+            "value_digests": digests,
+            "event_seq": event_seq,
+        },
+    )
+
+
+def _terms(caller: Caller, terms: ThreadFilter) -> dict[str, Any]:
+    return {
+        "owner": caller.owner,
+        "ids": list(terms.ids) if terms.ids is not None else None,
+        "status": terms.status,
+        "metadata": Jsonb(terms.metadata) if terms.metadata else None,
+        "values": Jsonb(terms.values) if terms.values else None,
+    }

@@ -1,0 +1,100 @@
+"""Everything Holdfast raises, in one tree.
+
+    HoldfastError
+    ├── ProjectError            langgraph.json or a graph it names does not load
+    ├── UnknownGraph            no such graph in this project
+    ├── SettingsError           the environment asks for something that cannot be
+    ├── DatabaseError
+    │   ├── DatabaseUnavailable     no connection; the same call may succeed later
+    │   └── Unsaveable              Postgres refuses the value itself; retrying cannot help
+    ├── FenceLost               a newer claim owns the run: stop, write nothing more
+    ├── UnserializableValue     a value that JSON cannot carry
+    └── Refusal                 the caller asked for something that is answered with an error
+        ├── Invalid                 422 malformed or contradictory request
+        ├── BadRequest              400 well formed, but makes no sense here
+        ├── Unauthenticated         401 no valid credential
+        ├── Missing                 404 no such thing, or not the caller's
+        ├── Conflict                409 the thread's state does not allow it
+        ├── TooLarge                413 body over the limit
+        └── Unavailable             503 not now; Retry-After says when
+
+`api/problems.py` alone turns these into HTTP answers; driver errors become ours in `db/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class HoldfastError(Exception):
+    """Root of the tree."""
+
+
+class ProjectError(HoldfastError):
+    """The user's project does not load; the message names file and line where they are known."""
+
+
+class UnknownGraph(HoldfastError):
+    """A graph id that langgraph.json does not name."""
+
+    def __init__(self, graph_id: str, known: Iterable[str]) -> None:
+        super().__init__(f"Graph '{graph_id}' not found. Expected one of: {sorted(known)}")
+        self.graph_id = graph_id
+
+
+class SettingsError(HoldfastError):
+    """The environment contradicts itself or asks for something unsafe."""
+
+
+class DatabaseError(HoldfastError):
+    """Postgres did not do what was asked."""
+
+
+class DatabaseUnavailable(DatabaseError):
+    """No usable connection to Postgres; the same call may succeed later."""
+
+
+class Unsaveable(DatabaseError):
+    """Postgres refuses the value itself (too deep, too large); retrying cannot help."""
+
+
+class FenceLost(HoldfastError):
+    """The writer's claim has been superseded; nothing of this write took effect."""
+
+
+class UnserializableValue(HoldfastError):
+    """A value that cannot be carried as JSON."""
+
+
+class Refusal(HoldfastError):
+    """A request that is answered with an error; `status` is the HTTP status."""
+
+    status = 400
+
+
+class BadRequest(Refusal):
+    status = 400
+
+
+class Unauthenticated(Refusal):
+    status = 401
+
+
+class Missing(Refusal):
+    status = 404
+
+
+class Conflict(Refusal):
+    status = 409
+
+
+class TooLarge(Refusal):
+    status = 413
+
+
+class Invalid(Refusal):
+    status = 422
+
+
+class Unavailable(Refusal):
+    status = 503

@@ -1,0 +1,279 @@
+"""A user's project: what its `langgraph.json` says, checked.
+
+Reading a project runs none of its code and changes nothing in this process. `holdfast.worker.graphs`
+imports it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dotenv import dotenv_values
+
+from holdfast.errors import ProjectError
+
+# They say how LangGraph's own tools build a container image. Serving a checkout needs none of them.
+IMAGE_KEYS = frozenset(
+    {
+        "$schema",
+        "_INTERNAL_docker_tag",
+        "api_version",
+        "base_image",
+        "dockerfile_lines",
+        "image_distro",
+        "keep_pkg_tools",
+        "node_version",
+        "pip_config_file",
+        "pip_installer",
+        "python_version",
+        "source",
+    }
+)
+
+# Known sections that change nothing here yet, and what their absence means for the one who wrote them.
+SECTIONS_WITHOUT_EFFECT: Mapping[str, str] = {
+    "checkpointer": "checkpoints are kept in Holdfast's Postgres, without a TTL",
+    "encryption": "data is stored without custom encryption",
+    "http": "no custom routes, headers or CORS rules are applied",
+    "priority": "runs have no priorities",
+    "store": "the store has no vector index and no TTL",
+    "ui": "no UI components are served",
+    "webhooks": "no webhook rules are applied",
+}
+
+_OTHER_LANGUAGES = frozenset({".ts", ".tsx", ".mts", ".cts", ".js", ".jsx", ".mjs", ".cjs"})
+
+
+@dataclass(frozen=True, slots=True)
+class GraphSpec:
+    """One entry of `graphs`. `target` is as written: `path/to/file.py:object` or `package.module:object`."""
+
+    graph_id: str
+    target: str
+    description: str | None
+
+    @property
+    def source(self) -> str:
+        """The file (relative to the project's root) or the dotted module that holds the graph."""
+        return self.target.rpartition(":")[0]
+
+    @property
+    def attribute(self) -> str:
+        """The name of the graph, or of the function that makes it, in its module."""
+        return self.target.rpartition(":")[2]
+
+    @property
+    def is_file(self) -> bool:
+        """Whether `source` is a file rather than a module."""
+        return _is_path(self.source)
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A checked `langgraph.json`. `root` is the directory that holds it; all its paths are relative to that.
+
+    `env` is what the project wants in its environment (the process environment wins over it),
+    `dependencies` is as written, `settings` holds the sections without effect as plain data, `warnings` are
+    sentences for the operator.
+    """
+
+    root: Path
+    config_path: Path
+    graphs: Mapping[str, GraphSpec]
+    dependencies: tuple[str, ...]
+    env: Mapping[str, str] = field(repr=False)  # it may hold secrets
+    warnings: tuple[str, ...]
+    settings: Mapping[str, Any]
+
+    def local_dependencies(self) -> tuple[Path, ...]:
+        """The directories among the dependencies; the others are packages to install."""
+        return tuple((self.root / text).resolve() for text in self.dependencies if _is_local(text))
+
+
+def load_project(config_path: Path) -> Project:
+    """Read and check a `langgraph.json`.
+
+    Raises:
+        ProjectError: names the file and what is wrong with it (line and column where it is not JSON).
+    """
+    path = config_path.resolve()
+    return _Reader(path).project(_read_json(path))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ProjectError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ProjectError(f"{path}: is not UTF-8 text: {error}") from error
+    try:
+        document = json.loads(text, object_pairs_hook=_object_without_repeated_keys)
+    except json.JSONDecodeError as error:
+        raise ProjectError(f"{path}:{error.lineno}:{error.colno}: is not JSON: {error.msg}") from error
+    except _RepeatedKeyError as error:
+        raise ProjectError(f"{path}: the key {error} is there twice in one object") from error
+    if not isinstance(document, dict):
+        raise ProjectError(f"{path}: must hold a JSON object, not {_kind(document)}")
+    return document
+
+
+class _RepeatedKeyError(ValueError):
+    """JSON would let the second value win in silence; with two graphs of one name, one would just be gone."""
+
+
+def _object_without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise _RepeatedKeyError(repr(key))
+        result[key] = value
+    return result
+
+
+class _Reader:
+    """Checks one document. It is a class only so that every message can name the file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._warnings: list[str] = []
+
+    def project(self, document: dict[str, Any]) -> Project:
+        self._refuse_auth(document)
+        settings = self._settings(document)
+        self._note_unknown_keys(document)
+        return Project(
+            root=self._path.parent,
+            config_path=self._path,
+            graphs=self._graphs(document),
+            dependencies=self._dependencies(document),
+            env=self._env(document),
+            settings=settings,
+            warnings=tuple(self._warnings),
+        )
+
+    def _error(self, text: str) -> ProjectError:
+        return ProjectError(f"{self._path}: {text}")
+
+    def _refuse_auth(self, document: dict[str, Any]) -> None:
+        # A server that ignores the configured authentication is an open door that looks shut.
+        if document.get("auth"):
+            raise self._error("'auth' is set, but custom auth is not supported yet, so this project is not served")
+
+    def _settings(self, document: dict[str, Any]) -> dict[str, Any]:
+        settings: dict[str, Any] = {}
+        for key, meaning in SECTIONS_WITHOUT_EFFECT.items():
+            section = document.get(key)
+            if section is None:
+                continue
+            if not isinstance(section, dict):
+                raise self._error(f"{key!r} must be an object, not {_kind(section)}")
+            settings[key] = section
+            if section:
+                self._warnings.append(f"{self._path}: {key!r} has no effect yet: {meaning}")
+        return settings
+
+    def _note_unknown_keys(self, document: dict[str, Any]) -> None:
+        known = {"graphs", "dependencies", "env", "auth", *IMAGE_KEYS, *SECTIONS_WITHOUT_EFFECT}
+        self._warnings.extend(f"{self._path}: unknown key {key!r}" for key in document if key not in known)
+
+    def _graphs(self, document: dict[str, Any]) -> dict[str, GraphSpec]:
+        graphs = document.get("graphs")
+        if graphs is None:
+            raise self._error("has no 'graphs': nothing to serve")
+        if not isinstance(graphs, dict):
+            raise self._error(f"'graphs' must be an object, not {_kind(graphs)}")
+        if not graphs:
+            raise self._error("'graphs' is empty: nothing to serve")
+        return {graph_id: self._graph(graph_id, value) for graph_id, value in graphs.items()}
+
+    def _graph(self, graph_id: str, value: object) -> GraphSpec:
+        if not graph_id.strip():
+            raise self._error("a graph has an empty name")
+        description: object = None
+        target = value
+        if isinstance(value, dict):
+            target, description = value.get("path"), value.get("description")
+            self._warnings.extend(
+                f"{self._path}: unknown key {key!r} in graph {graph_id!r}"
+                for key in value
+                if key not in {"path", "description"}
+            )
+        if not isinstance(target, str):
+            raise self._error(f"graph {graph_id!r} must be a string or an object with a string 'path'")
+        if description is not None and not isinstance(description, str):
+            raise self._error(f"graph {graph_id!r}: 'description' must be a string, not {_kind(description)}")
+        self._check_target(graph_id, target)
+        return GraphSpec(graph_id=graph_id, target=target, description=description)
+
+    def _check_target(self, graph_id: str, target: str) -> None:
+        source, _, attribute = target.rpartition(":")
+        if Path(source).suffix in _OTHER_LANGUAGES:
+            raise self._error(f"graph {graph_id!r} is {target!r}: only Python graphs can be served")
+        named = Path(source).suffix == ".py" if _is_path(source) else _is_dotted_name(source)
+        if not (named and attribute.isidentifier()):
+            raise self._error(
+                f"graph {graph_id!r} is {target!r}: expected 'path/to/file.py:object' or 'package.module:object'"
+            )
+
+    def _dependencies(self, document: dict[str, Any]) -> tuple[str, ...]:
+        dependencies = document.get("dependencies")
+        if dependencies is None:
+            return ()
+        if not isinstance(dependencies, list) or not all(isinstance(text, str) for text in dependencies):
+            raise self._error("'dependencies' must be an array of strings")
+        for text in dependencies:
+            if _is_local(text) and not (self._path.parent / text).is_dir():
+                raise self._error(f"the dependency {text!r} is not a directory")
+        return tuple(dependencies)
+
+    def _env(self, document: dict[str, Any]) -> dict[str, str]:
+        env = document.get("env")
+        if env is None:
+            return {}
+        if isinstance(env, str):
+            return self._env_file(env)
+        if isinstance(env, dict):
+            return {name: self._env_value(name, value) for name, value in env.items()}
+        raise self._error(f"'env' must be a file name or an object, not {_kind(env)}")
+
+    def _env_value(self, name: str, value: object) -> str:
+        if isinstance(value, str):
+            return value
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return str(value)
+        raise self._error(f"'env': {name!r} must be a string, not {_kind(value)}")
+
+    def _env_file(self, name: str) -> dict[str, str]:
+        path = self._path.parent / name
+        if not path.is_file():
+            # A checkout has no .env until its owner writes one; any other name was chosen on purpose.
+            if Path(name) == Path(".env"):
+                return {}
+            raise self._error(f"'env': there is no file {path}")
+        try:
+            values = dotenv_values(path, encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise self._error(f"'env': {path} cannot be read: {error}") from error
+        return {key: value for key, value in values.items() if value is not None}
+
+
+def _is_local(dependency: str) -> bool:
+    return dependency.startswith(".")
+
+
+def _is_path(source: str) -> bool:
+    return source.endswith(".py") or source.startswith(".") or "/" in source or "\\" in source
+
+
+def _is_dotted_name(source: str) -> bool:
+    return all(part.isidentifier() for part in source.split("."))
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")

@@ -1,0 +1,103 @@
+"""The environment, read once into one frozen object.
+
+Source: process environment first, then `.env` in the working directory. Names are those of the official server where it
+has one (`DATABASE_URI`, `N_JOBS_PER_WORKER`, `BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS`), so that its deployments move over.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AliasChoices, Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from holdfast.errors import SettingsError
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+def _env(*names: str) -> AliasChoices:
+    return AliasChoices(*names)
+
+
+class Settings(BaseSettings):
+    """All knobs. Durations are seconds, sizes are bytes unless the name says otherwise."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, populate_by_name=True)
+
+    config: Path = Field(Path("langgraph.json"), validation_alias=_env("HOLDFAST_CONFIG"))
+    host: str = Field("127.0.0.1", validation_alias=_env("HOST"))
+    port: int = Field(2024, validation_alias=_env("PORT"), ge=0, le=65535)
+    data_dir: Path = Field(Path(".holdfast"), validation_alias=_env("HOLDFAST_DATA_DIR"))
+    log_level: str = Field("info", validation_alias=_env("LOG_LEVEL"))
+
+    database_url: str | None = Field(None, validation_alias=_env("DATABASE_URL", "DATABASE_URI", "POSTGRES_URI"))
+    database_direct_url: str | None = Field(None, validation_alias=_env("DATABASE_DIRECT_URL"))
+    pooler: Literal["none", "transaction"] = Field("none", validation_alias=_env("HOLDFAST_POOLER"))
+    pool_size: int = Field(16, validation_alias=_env("HOLDFAST_POOL_SIZE"), ge=4)
+
+    slots: int = Field(32, validation_alias=_env("HOLDFAST_SLOTS", "N_JOBS_PER_WORKER"), ge=1)
+    lease_seconds: float = Field(5.0, validation_alias=_env("HOLDFAST_LEASE_SECONDS"), ge=1.0)
+    crash_budget: int = Field(5, validation_alias=_env("HOLDFAST_CRASH_BUDGET"), ge=1)
+    drain_seconds: float = Field(
+        180.0, validation_alias=_env("HOLDFAST_DRAIN_SECONDS", "BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS"), ge=0
+    )
+    run_timeout_seconds: float = Field(
+        86_400.0, validation_alias=_env("HOLDFAST_RUN_TIMEOUT_SECONDS", "BG_JOB_TIMEOUT_SECS"), gt=0
+    )
+    event_ttl_seconds: float = Field(3_600.0, validation_alias=_env("HOLDFAST_EVENT_TTL_SECONDS"), ge=60)
+    max_body_bytes: int = Field(16 * 2**20, validation_alias=_env("HOLDFAST_MAX_BODY_BYTES"), ge=1024)
+
+    api_keys: Annotated[dict[str, str], NoDecode] = Field(
+        default_factory=dict, validation_alias=_env("HOLDFAST_API_KEYS"), repr=False
+    )
+    allow_open_network: bool = Field(False, validation_alias=_env("HOLDFAST_ALLOW_OPEN_NETWORK"))
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _name_key_pairs(cls, value: object) -> object:
+        """`name:key,name:key` -> {key: name}; the key is what arrives, the name is the owner."""
+        if not isinstance(value, str):
+            return value
+        pairs = [pair.strip() for pair in value.split(",") if pair.strip()]
+        if any(not name or not key for name, _, key in (pair.partition(":") for pair in pairs)):
+            raise ValueError("HOLDFAST_API_KEYS must be comma-separated name:key pairs")
+        keys = {key: name for name, _, key in (pair.partition(":") for pair in pairs)}
+        if len(keys) != len(pairs):
+            raise ValueError("HOLDFAST_API_KEYS names the same key twice")
+        return keys
+
+    @model_validator(mode="after")
+    def _closed_door(self) -> Settings:
+        if self.host not in LOOPBACK and not self.api_keys and not self.allow_open_network:
+            raise ValueError(
+                f"refusing to listen on {self.host} without authentication: set HOLDFAST_API_KEYS=name:key, "
+                "or HOLDFAST_ALLOW_OPEN_NETWORK=1 if something in front of Holdfast authenticates"
+            )
+        return self
+
+    @property
+    def listen_url(self) -> str | None:
+        """Where session features (LISTEN, advisory locks) work, or None behind a transaction pooler."""
+        if self.database_direct_url:
+            return self.database_direct_url
+        return None if self.pooler == "transaction" else self.database_url
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Settings from the environment, with the command line's words (None = not given) on top."""
+    from pydantic import ValidationError
+
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as invalid:
+        raise SettingsError("; ".join(_problem(error) for error in invalid.errors(include_url=False))) from None
+
+
+def _problem(error: object) -> str:
+    assert isinstance(error, dict)
+    where = ".".join(str(part) for part in error["loc"])
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message

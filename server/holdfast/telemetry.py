@@ -1,0 +1,23 @@
+"""Logging, set up in one place."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+UNFINISHED = "ASGI callable returned without completing response."
+
+
+def configure_logging(level: str) -> None:
+    """One line per event on stderr."""
+    logging.basicConfig(
+        level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", force=True
+    )
+    for chatty in ("httpx", "httpcore", "openai", "uvicorn.access"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    # Breaking off a stream when the server closes is on purpose (`api/responses.py`).
+    return record.getMessage() != UNFINISHED

@@ -1,0 +1,258 @@
+"""Runs on the wire: what clients send, what is stored, what they get back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from langgraph.types import Command, Send
+from pydantic import BaseModel, BeforeValidator, Field, field_validator
+
+from holdfast.errors import Invalid
+from holdfast.rules.admission import Strategy
+from holdfast.wire import codec
+from holdfast.wire.modes import STREAM_MODES
+from holdfast.wire.times import time
+
+Durability = Literal["sync", "async", "exit"]
+Nodes = Literal["*"] | list[str]
+
+RESERVED_CONFIGURABLE = frozenset(
+    {
+        "langgraph_auth_user",
+        "langgraph_auth_user_id",
+        "langgraph_auth_permissions",
+        "langgraph_request_id",
+        "__langsmith_project__",
+        "__langsmith_example_id__",
+        "__request_start_time_ms__",
+        "__after_seconds__",
+        "__dd_trace_headers__",
+        "__pregel_node_finished",
+        "__context_provided__",
+    }
+)
+RESERVED_METADATA = frozenset({"thread_id", "assistant_id", "run_id", "cron_id"})
+
+
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+class CommandBody(BaseModel):
+    """`command`: resume (any JSON), update (an object, or pairs), goto (a node, a Send, or a list of them)."""
+
+    update: dict[str, Any] | list[tuple[str, Any]] | None = None
+    resume: Any = None
+    goto: Any = None
+
+
+class CheckpointBody(BaseModel):
+    """`checkpoint`: which checkpoint to start from."""
+
+    checkpoint_id: str | None = None
+    checkpoint_ns: str = ""
+    checkpoint_map: dict[str, Any] | None = None
+
+
+class ConfigBody(BaseModel):
+    """`config`, as far as a client may set it."""
+
+    tags: list[str] | None = None
+    recursion_limit: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    configurable: dict[str, Any] = Field(default_factory=dict)
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("configurable", "metadata", mode="before")
+    @classmethod
+    def _null_is_empty(cls, value: object) -> object:
+        return {} if value is None else value
+
+
+class RunCreate(BaseModel):
+    """The body of every operation that starts a run; unknown fields are ignored, as the official server does."""
+
+    assistant_id: str
+    input: Any = None
+    command: CommandBody | None = None
+    config: ConfigBody = Field(default_factory=ConfigBody)
+    context: dict[str, Any] | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    checkpoint: CheckpointBody | None = None
+    checkpoint_id: str | None = None
+    interrupt_before: Annotated[Nodes, BeforeValidator(lambda v: v if v == "*" else _listed(v))] | None = None
+    interrupt_after: Annotated[Nodes, BeforeValidator(lambda v: v if v == "*" else _listed(v))] | None = None
+    stream_mode: Annotated[list[str], BeforeValidator(_listed)] = Field(default_factory=lambda: ["values"])
+    stream_subgraphs: bool = False
+    stream_resumable: bool = False
+    multitask_strategy: Strategy = "enqueue"
+    if_not_exists: Literal["create", "reject"] = "reject"
+    after_seconds: Annotated[float, Field(ge=0, le=31_536_000)] | None = None
+    durability: Durability | None = None
+    checkpoint_during: bool | None = None
+    on_disconnect: Literal["cancel", "continue"] = "continue"
+    on_completion: Literal["delete", "keep"] = "delete"
+
+    @field_validator("config", "metadata", "multitask_strategy", "on_disconnect", "if_not_exists", mode="before")
+    @classmethod
+    def _null_is_absent(cls, value: object, info: Any) -> object:
+        return cls.model_fields[info.field_name].get_default(call_default_factory=True) if value is None else value
+
+    @field_validator("stream_mode", mode="before")
+    @classmethod
+    def _default_mode(cls, value: object) -> object:
+        return ["values"] if value is None or value == [] else value
+
+    @field_validator("stream_mode")
+    @classmethod
+    def _known_modes(cls, modes: list[str]) -> list[str]:
+        if unknown := sorted(set(modes) - STREAM_MODES):
+            raise ValueError(f"unknown stream mode {', '.join(unknown)}; expected {', '.join(sorted(STREAM_MODES))}")
+        return modes
+
+    @property
+    def addressed(self) -> str | None:
+        """The checkpoint id that the request names."""
+        return self.checkpoint_id or (self.checkpoint.checkpoint_id if self.checkpoint else None)
+
+    @property
+    def resumes(self) -> bool:
+        return self.command is not None and self.command.resume is not None
+
+
+@dataclass(frozen=True, slots=True)
+class RunKwargs:
+    """What a worker needs to know of a run, as it is stored with it; `command` has its resume bound already."""
+
+    input: Any
+    command: Mapping[str, Any] | None
+    config: Mapping[str, Any]
+    context: Mapping[str, Any] | None
+    stream_mode: list[str]
+    interrupt_before: Any
+    interrupt_after: Any
+    subgraphs: bool
+    durability: Durability
+    checkpoint: Mapping[str, Any] | None
+
+    @classmethod
+    def load(cls, stored: bytes) -> RunKwargs:
+        kwargs = codec.loads(stored)
+        return cls(**{name: kwargs.get(name) for name in cls.__slots__})
+
+    @property
+    def answers(self) -> Mapping[str, Any] | None:
+        """`{interrupt_id: value}`; None if the run is no resume."""
+        return self.command.get("resume") if self.command else None
+
+    def as_input(self, answers: Mapping[str, Any] | None) -> Any:
+        """The input as LangGraph takes it, with these answers in the place of the stored ones."""
+        if self.command is None:
+            return self.input
+        return Command(
+            update=_update(self.command.get("update")),
+            resume=dict(answers) if answers is not None else None,
+            goto=goto(self.command.get("goto")),
+        )
+
+    @staticmethod
+    def answers_only(answers: Mapping[str, Any]) -> Command[Any]:
+        """Continue with these answers and nothing else; an empty map answers nothing."""
+        return Command(resume=dict(answers))
+
+
+def stored_kwargs(
+    body: RunCreate, config: Mapping[str, Any], context: Mapping[str, Any] | None, answers: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The `kwargs` of a run: the request with config merged and answers bound.
+
+    Raises:
+        Invalid: a command that names nowhere to go.
+    """
+    command = None
+    if body.command is not None and body.command != CommandBody():
+        command = {"update": body.command.update, "resume": answers, "goto": body.command.goto}
+        goto(body.command.goto)
+    return {
+        "input": body.input if command is None else None,
+        "command": command,
+        "config": dict(config),
+        "context": context,
+        "stream_mode": body.stream_mode,
+        "interrupt_before": body.interrupt_before,
+        "interrupt_after": body.interrupt_after,
+        "subgraphs": body.stream_subgraphs,
+        "resumable": body.stream_resumable,
+        "temporary": False,
+        "durability": _durability(body),
+        "checkpoint": _start(body),
+    }
+
+
+def goto(value: Any) -> list[str | Send]:
+    """`command.goto` as LangGraph takes it.
+
+    Raises:
+        Invalid: neither a node, nor `{node, input}`, nor a list of them.
+    """
+    if value is None:
+        return []
+    targets = value if isinstance(value, list) else [value]
+    return [_target(target) for target in targets]
+
+
+def run_view(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A run as clients see it."""
+    return {
+        "run_id": str(row["run_id"]),
+        "thread_id": str(row["thread_id"]),
+        "assistant_id": str(row["assistant_id"]),
+        "created_at": time(row["created_at"]),
+        "updated_at": time(row["updated_at"]),
+        "metadata": row["metadata"],
+        "status": row["status"],
+        "kwargs": codec.loads(row["kwargs"]),
+        "multitask_strategy": row["multitask_strategy"],
+        "langsmith_session_name": None,
+    }
+
+
+def new_run_metadata(body: RunCreate, assistant_id: UUID) -> dict[str, Any]:
+    """Run metadata: what config and request say, the assistant's id forced."""
+    merged = {**body.config.metadata, **body.metadata}
+    kept = {key: value for key, value in merged.items() if key not in RESERVED_METADATA}
+    return {**kept, "assistant_id": str(assistant_id)}
+
+
+def _durability(body: RunCreate) -> Durability:
+    if body.durability is not None:
+        return body.durability
+    if body.checkpoint_during is not None:
+        return "async" if body.checkpoint_during else "exit"
+    return "sync"
+
+
+def _start(body: RunCreate) -> dict[str, Any] | None:
+    # An answer is bound to the latest checkpoint and starts there, whatever the client names beside it.
+    if body.addressed is None or body.resumes:
+        return None
+    start: dict[str, Any] = {"checkpoint_id": body.addressed}
+    if body.checkpoint is not None and body.checkpoint.checkpoint_ns:
+        start["checkpoint_ns"] = body.checkpoint.checkpoint_ns
+    if body.checkpoint is not None and body.checkpoint.checkpoint_map:
+        start["checkpoint_map"] = body.checkpoint.checkpoint_map
+    return start
+
+
+def _update(value: Any) -> Any:
+    return [tuple(pair) for pair in value] if isinstance(value, list) else value
+
+
+def _target(target: Any) -> str | Send:
+    if isinstance(target, str):
+        return target
+    if isinstance(target, dict) and isinstance(target.get("node"), str):
+        return Send(target["node"], target.get("input"))
+    raise Invalid("command.goto must be a node name, {node, input}, or a list of them")

@@ -1,0 +1,330 @@
+"""One run, from claim to end.
+
+Theory of operation. `Execution.run` opens the graph with a saver that is fenced by the run's claim, decides what to dispatch
+(`rules/recovery.py` when the run was claimed before), streams the graph into the journal, and ends the run in one
+transaction. The graph runs in a task of its own: whoever wants it to stop gives a `StopReason`, the task is cancelled, and
+the reason, not the cancellation, says how the run ends.
+
+    graph finished           success       its state becomes the thread's
+    user code raised         error         likewise, with the error beside it
+    INTERRUPT                interrupted   checkpoints stay
+    ROLLBACK                 (row deleted) checkpoints of this run go
+    TIMEOUT                  timeout       as an error
+    DRAIN, GraphDrained      pending       handed back; goes on elsewhere from its last checkpoint
+    LEASE_LOST, FenceLost    -             somebody else's run now: nothing more is written
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.errors import GraphDrained
+from langgraph.runtime import RunControl
+from langgraph.store.base import BaseStore
+from langgraph.types import StateSnapshot
+
+from holdfast.db.bell import Bell
+from holdfast.db.checkpoints import FencedSaver
+from holdfast.db.events import EventLog
+from holdfast.db.pool import Database
+from holdfast.db.runs import Claimed, RunEnd, Runs, cancel_error
+from holdfast.db.threads import Outcome
+from holdfast.errors import DatabaseError, FenceLost, HoldfastError
+from holdfast.rules.recovery import Dispatch, Standing, recovery, still_pending
+from holdfast.rules.run import RunStatus, StopReason
+from holdfast.wire import codec
+from holdfast.wire.modes import Modes
+from holdfast.wire.runs import RunKwargs
+from holdfast.worker.graphs import Graph, Graphs
+from holdfast.worker.journal import Journal
+from holdfast.worker.outcome import outcome_of, pending_ids, result_json
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_RECURSION_LIMIT = 25
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What every execution works with."""
+
+    database: Database
+    runs: Runs
+    events: EventLog
+    bell: Bell
+    graphs: Graphs
+    store: BaseStore
+    crash_budget: int
+    run_timeout: float
+
+
+class LateAnswer(HoldfastError):
+    """The question that a queued answer was for went away before its turn came."""
+
+
+class Execution:
+    """One claimed run being executed."""
+
+    def __init__(self, run: Claimed, shop: Workshop) -> None:
+        self.claim = run
+        self._shop = shop
+        self._kwargs = RunKwargs.load(run.kwargs)
+        self._control = RunControl()
+        self._reason: StopReason | None = StopReason(run.cancel) if run.cancel else None
+        self._graph_task: asyncio.Task[Outcome] | None = None
+        self._journal = Journal(
+            run,
+            runs=shop.runs,
+            events=shop.events,
+            bell=shop.bell,
+            on_failure=lambda: self.stop(StopReason.LEASE_LOST),
+        )
+
+    def drain(self) -> None:
+        """Stop at the next superstep boundary and hand the run back."""
+        self._control.request_drain("the server is shutting down")
+
+    def stop(self, reason: StopReason) -> None:
+        """Stop now; the first reason counts, unless the run turns out not to be ours any more."""
+        if self._reason is None or reason is StopReason.LEASE_LOST:
+            self._reason = reason
+        if self._graph_task is not None:
+            self._graph_task.cancel()
+
+    async def run(self) -> None:
+        """Execute to the end; raises nothing that belongs to the run."""
+        await self._journal.resume_numbering()
+        metadata = {"run_id": str(self.claim.run_id), "attempt": self.claim.attempt}
+        self._journal.emit("metadata", codec.dumps(metadata))
+        result: bytes | None = None
+        over = False
+        try:
+            end = await self._end_of(await self._perform())
+            if end is not None:
+                await self._shop.runs.end(self.claim, end)
+                over = True
+                result = result_json(end.outcome, end.error) if end.outcome else None
+        except FenceLost:
+            logger.warning("run %s belongs to a newer claim; this attempt ends", self.claim.run_id)
+        except DatabaseError:
+            logger.exception("run %s could not be ended; it stays claimed until it is reconciled", self.claim.run_id)
+        finally:
+            self._shop.events.close_tape(self.claim.run_id, result, over=over)
+
+    async def _perform(self) -> Outcome | BaseException:
+        """The graph's outcome, or what ended it."""
+        if self._reason is not None:
+            return asyncio.CancelledError()
+        if self.claim.crashes >= self._shop.crash_budget:
+            return RuntimeError(
+                f"The run was given up after it ended its worker {self.claim.crashes} times (crash budget)."
+            )
+        self._graph_task = asyncio.create_task(self._drive(), name=f"graph-{self.claim.run_id}")
+        done, _ = await asyncio.wait([self._graph_task], timeout=self._shop.run_timeout)
+        if not done:
+            self.stop(StopReason.TIMEOUT)
+            await asyncio.wait([self._graph_task])
+        if self._graph_task.cancelled():
+            return asyncio.CancelledError()
+        return self._graph_task.exception() or self._graph_task.result()
+
+    async def _end_of(self, performed: Outcome | BaseException) -> RunEnd | None:
+        """How the run ends; None if it goes on elsewhere or is no longer ours."""
+        if isinstance(performed, FenceLost) or self._reason is StopReason.LEASE_LOST:
+            await self._journal.close()
+            raise FenceLost(f"run {self.claim.run_id}")
+        drained = isinstance(performed, GraphDrained) or self._reason is StopReason.DRAIN
+        if drained and isinstance(performed, BaseException):
+            await self._hand_back()
+            return None
+        if isinstance(performed, DatabaseError) and self._reason is None:
+            raise performed
+        if isinstance(performed, Outcome):
+            return await self._with_last_block(RunStatus.SUCCESS, performed, None)
+        if self._reason is StopReason.ROLLBACK:
+            return await self._rolled_back()
+        return await self._broken_off(performed)
+
+    async def _broken_off(self, error: BaseException) -> RunEnd:
+        status, body = RunStatus.ERROR, codec.error_body(error)
+        if self._reason is StopReason.INTERRUPT:
+            status, body = RunStatus.INTERRUPTED, dict(cancel_error("interrupt"))
+        elif self._reason is StopReason.TIMEOUT:
+            status = RunStatus.TIMEOUT
+            body = {"error": "TimeoutError", "message": f"The run took longer than {self._shop.run_timeout:g} s"}
+        if status is not RunStatus.INTERRUPTED:
+            logger.warning("run %s failed", self.claim.run_id, exc_info=error)
+            self._journal.emit("error", codec.dumps(body))
+        failed = status is not RunStatus.INTERRUPTED and not isinstance(error, LateAnswer)
+        return await self._with_last_block(status, await self._left_behind(body, failed=failed), body)
+
+    async def _rolled_back(self) -> RunEnd:
+        error = cancel_error("rollback")
+        block = await self._journal.close()
+        del block  # The row that the log belongs to goes with the run.
+        return RunEnd(RunStatus.INTERRUPTED, None, error, None, self._journal.last_seq, rollback=True)
+
+    async def _with_last_block(
+        self, status: RunStatus, outcome: Outcome | None, error: Mapping[str, str] | None
+    ) -> RunEnd:
+        block = await self._journal.close()
+        return RunEnd(status, outcome, error, block, self._journal.last_seq)
+
+    async def _hand_back(self) -> None:
+        block = await self._journal.close()
+        if block is not None:
+            await self._shop.runs.append(self.claim, block)
+        if await self._shop.runs.hand_back(self.claim):
+            logger.info("run %s was handed back", self.claim.run_id)
+            self._shop.bell.ring("run", self.claim.run_id)
+
+    async def _left_behind(self, error: Mapping[str, str], *, failed: bool) -> Outcome | None:
+        """The thread's state after a run that broke off; None where it cannot be read."""
+        try:
+            async with self._graph() as graph:
+                snapshot = await graph.aget_state(_latest(self.claim))
+            return outcome_of(snapshot, error=error, failed=failed)
+        except FenceLost:
+            raise
+        except Exception:
+            logger.warning("run %s: the state it left cannot be read", self.claim.run_id, exc_info=True)
+            return None
+
+    async def _drive(self) -> Outcome:
+        config = self._config()
+        async with self._graph(config) as graph:
+            dispatch, given = await self._dispatch(graph)
+            if dispatch is not Dispatch.SETTLE:
+                async for event, data in self._stream(graph, given, config):
+                    self._journal.emit(event, codec.dumps(data))
+                    await self._journal.room()
+            return outcome_of(await graph.aget_state(_latest(self.claim)))
+
+    async def _stream(self, graph: Graph, given: Any, config: RunnableConfig) -> AsyncIterator[tuple[str, Any]]:
+        modes = Modes(self._kwargs.stream_mode, subgraphs=self._kwargs.subgraphs)
+        options: dict[str, Any] = {
+            "context": _context(graph, self._kwargs.context),
+            "stream_mode": modes.graph_modes,
+            "interrupt_before": self._kwargs.interrupt_before,
+            "interrupt_after": self._kwargs.interrupt_after,
+            "durability": self._kwargs.durability,
+            "control": self._control,
+            "subgraphs": modes.subgraphs,
+        }
+        if modes.uses_events:
+            async for item in graph.astream_events(given, config, version="v2", **options):
+                for event in modes.langchain_event(item):
+                    yield event
+            return
+        async for part in graph.astream(given, config, **options):
+            *ns, mode, chunk = part
+            for event in modes.events(tuple(ns[0]) if ns else (), mode, chunk):
+                yield event
+
+    async def _dispatch(self, graph: Graph) -> tuple[Dispatch, Any]:
+        """What to hand to the graph. A first attempt with an input needs no look at the thread."""
+        answers = self._kwargs.answers
+        if self.claim.attempt == 1 and answers is None:
+            return Dispatch.ORIGINAL, self._kwargs.as_input(None)
+        snapshot = await graph.aget_state(_latest(self.claim))
+        open_answers = still_pending(answers, pending_ids(snapshot)) if answers is not None else None
+        if self.claim.attempt == 1:
+            if answers and not open_answers:
+                raise LateAnswer("The question was answered or dropped before this answer's turn came.")
+            return Dispatch.ORIGINAL, self._kwargs.as_input(open_answers)
+        dispatch = recovery(await self._standing(graph, snapshot), is_command=self._kwargs.command is not None)
+        if dispatch is Dispatch.ANSWERS:
+            return dispatch, RunKwargs.answers_only(open_answers or {})
+        return dispatch, self._kwargs.as_input(open_answers)
+
+    async def _standing(self, graph: Graph, snapshot: StateSnapshot) -> Standing:
+        metadata = snapshot.metadata or {}
+        return Standing(
+            written_by_this_run=metadata.get("run_id") == str(self.claim.run_id),
+            open_tasks=any(task.result is None and not task.interrupts for task in snapshot.tasks),
+            at_breakpoint=await self._at_breakpoint(graph, snapshot),
+            command_saved=self.claim.command_saved,
+        )
+
+    async def _at_breakpoint(self, graph: Graph, snapshot: StateSnapshot) -> bool:
+        if not snapshot.next:
+            return False
+        if _names(self._kwargs.interrupt_before, snapshot.next):
+            return True
+        source = (snapshot.metadata or {}).get("source")
+        if not self._kwargs.interrupt_after or source != "loop" or snapshot.parent_config is None:
+            return False
+        parent = await graph.aget_state(snapshot.parent_config)
+        return _names(self._kwargs.interrupt_after, parent.next)
+
+    def _graph(self, config: RunnableConfig | None = None) -> Any:
+        saver = FencedSaver(
+            self._shop.database, serde=JsonPlusSerializer(allowed_msgpack_modules=None), fence=self.claim.fence
+        )
+        return self._shop.graphs.open(
+            self.claim.graph_id or "",
+            config or self._config(),
+            checkpointer=saver,
+            store=self._shop.store,
+            context=self._kwargs.context,
+        )
+
+    def _config(self) -> RunnableConfig:
+        """The run's config as the graph sees it; identity comes last, so that no request can forge it."""
+        given = self._kwargs.config
+        identity = {
+            "run_id": str(self.claim.run_id),
+            "thread_id": str(self.claim.thread_id),
+            "graph_id": self.claim.graph_id,
+            "assistant_id": str(self.claim.assistant_id),
+        }
+        configurable = {
+            **given.get("configurable", {}),
+            **identity,
+            "user_id": self.claim.owner,
+            "langgraph_auth_user_id": self.claim.owner,
+            "checkpoint_ns": "",
+            **self._start(),
+        }
+        metadata = {**self.claim.metadata, **identity, "run_attempt": self.claim.attempt}
+        config: RunnableConfig = {
+            "configurable": configurable,
+            "metadata": metadata,
+            "recursion_limit": given.get("recursion_limit") or DEFAULT_RECURSION_LIMIT,
+            "run_id": self.claim.run_id,
+        }
+        if tags := given.get("tags"):
+            config["tags"] = tags
+        return config
+
+    def _start(self) -> dict[str, Any]:
+        """Where a fork begins; a later attempt goes on from what the first one made of it."""
+        if self._kwargs.checkpoint is None or self.claim.attempt > 1:
+            return {}
+        return dict(self._kwargs.checkpoint)
+
+
+def _latest(run: Claimed) -> RunnableConfig:
+    return {"configurable": {"thread_id": str(run.thread_id), "checkpoint_ns": ""}}
+
+
+def _names(breakpoints: Any, nodes: tuple[str, ...]) -> bool:
+    return bool(breakpoints) and (breakpoints == "*" or not set(breakpoints).isdisjoint(nodes))
+
+
+def _context(graph: Graph, given: Mapping[str, Any] | None) -> Any:
+    """The run's context without keys that the graph's schema does not know."""
+    schema = graph.context_schema
+    if given is None or schema is None:
+        return None
+    known = getattr(schema, "__annotations__", None)
+    if known is None:
+        return dict(given)
+    names = {name for base in schema.__mro__ for name in getattr(base, "__annotations__", {})}
+    return {key: value for key, value in given.items() if key in names}

@@ -1,0 +1,32 @@
+"""The slow rounds: event blocks expire, deleted threads go, claims without an execution return to the queue."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from holdfast.db.events import EventLog
+from holdfast.db.threads import Threads
+from holdfast.errors import DatabaseError
+from holdfast.worker.loop import Worker
+
+logger = logging.getLogger(__name__)
+
+ROUND_SECONDS = 10.0
+BATCH = 500
+DELETED_GRACE_SECONDS = 120.0
+"""A stateless run's thread is kept this long for clients that still wait for its result."""
+
+
+async def keep_house(worker: Worker, threads: Threads, events: EventLog, *, event_ttl: float) -> None:
+    """Go round until cancelled."""
+    while True:
+        await asyncio.sleep(ROUND_SECONDS)
+        try:
+            await worker.reconcile()
+            while await threads.sweep(grace=DELETED_GRACE_SECONDS, batch=BATCH) == BATCH:
+                await asyncio.sleep(0)
+            while await events.expire(ttl=event_ttl, batch=BATCH) == BATCH:
+                await asyncio.sleep(0)
+        except DatabaseError as error:
+            logger.warning("housekeeping postponed: %s", error)

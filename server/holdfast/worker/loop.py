@@ -1,0 +1,203 @@
+"""The worker: claims runs while it has free slots, and keeps what it claimed alive.
+
+Theory of operation. The loop sleeps on one event. Whatever may mean work sets it: an admission in this process, a ring from
+another one, a finished run, a dead worker, a timer that came due. It then claims as many runs as it has free slots, and sleeps
+again; a slow poll covers lost rings. Requests of this process take a shortcut: they reserve a slot, claim their run in the very
+transaction that admits it, and hand it over (`reserve`, `start`, `release`).
+
+A heartbeat thread (`db/liveness.py`) keeps the lease. When it reports that the lease was lost, everything that the database no
+longer attributes to this worker is stopped; when it reports dead workers, their runs return to the queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from uuid import UUID
+
+from holdfast.db.bell import Bell
+from holdfast.db.runs import Claimed, Runs
+from holdfast.errors import DatabaseError
+from holdfast.rules.run import StopReason
+from holdfast.worker.execute import Execution, Workshop
+
+logger = logging.getLogger(__name__)
+
+PAUSE_AFTER_ERROR = 0.5
+
+
+class Worker:
+    """Executes runs in this process, at most `slots` at a time."""
+
+    def __init__(self, worker_id: UUID, shop: Workshop, *, slots: int) -> None:
+        self.worker_id = worker_id
+        self._shop = shop
+        self._runs: Runs = shop.runs
+        self._bell: Bell = shop.bell
+        self._slots = slots
+        self._reserved = 0
+        self._executions: dict[UUID, Execution] = {}
+        self._tasks: dict[UUID, asyncio.Task[None]] = {}
+        self._adrift: set[UUID] = set()
+        self._draining = False
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._bell.on("run", lambda _: self._wake.set())
+        self._bell.on("cancel", self._cancel_heard)
+        self._side_tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def active(self) -> int:
+        """How many runs are being executed here."""
+        return len(self._executions)
+
+    def reserve(self) -> UUID | None:
+        """A slot for a run that is about to be admitted: the id to claim it for, or None if there is none."""
+        if self._draining or self._free < 1:
+            return None
+        self._reserved += 1
+        return self.worker_id
+
+    def release(self) -> None:
+        """Give a reserved slot back unused."""
+        self._reserved -= 1
+        self._wake.set()
+
+    def start(self, claim: Claimed) -> None:
+        """Execute a run claimed in a reserved slot."""
+        self._reserved -= 1
+        self._launch(claim)
+
+    def wake(self) -> None:
+        """There may be something to claim."""
+        self._wake.set()
+
+    def look_for_cancels(self) -> None:
+        """Somebody asked a run of this worker to stop."""
+        self._spawn(self._apply_cancels(), "cancels")
+
+    def dead_workers(self, dead: Sequence[UUID]) -> None:
+        """Take over what these workers held."""
+        self._spawn(self._take_over(dead), "take-over")
+
+    def lease_lost(self) -> None:
+        """Somebody judged this worker dead: find out what is still its own."""
+        self._spawn(self.reconcile(), "reconcile")
+
+    async def run(self) -> None:
+        """Claim and execute until drained."""
+        while not self._draining:
+            self._wake.clear()
+            try:
+                claimed = await self._claim()
+                due = None if claimed or self._free < 1 else await self._runs.next_due()
+            except DatabaseError as error:
+                logger.warning("cannot claim: %s", error)
+                await asyncio.sleep(PAUSE_AFTER_ERROR)
+                continue
+            if not claimed:
+                await self._sleep(due)
+
+    async def drain(self, grace: float) -> None:
+        """Stop claiming; runs stop at their next superstep boundary and go back to the queue, late ones at once."""
+        self._draining = True
+        self._wake.set()
+        for execution in list(self._executions.values()):
+            execution.drain()
+        try:
+            async with asyncio.timeout(grace):
+                await self._idle.wait()
+        except TimeoutError:
+            for execution in list(self._executions.values()):
+                execution.stop(StopReason.DRAIN)
+            await self._idle.wait()
+
+    async def reconcile(self) -> None:
+        """Make the runs executed here and the runs that the database attributes to this worker the same."""
+        held = await self._runs.held(self.worker_id)
+        for run_id, execution in list(self._executions.items()):
+            if held.get(run_id) != execution.claim.fencing_token:
+                execution.stop(StopReason.LEASE_LOST)
+        # A run that was just admitted, or just ended, is adrift for a moment; twice in a row means that nobody has it.
+        adrift = held.keys() - self._executions.keys() if not self._reserved else set()
+        if lost := adrift & self._adrift:
+            logger.warning("%d claimed runs are executed nowhere; returning them to the queue", len(lost))
+            await self._runs.requeue_lost(self.worker_id, sorted(lost))
+            self._wake.set()
+        self._adrift = set(adrift)
+
+    @property
+    def _free(self) -> int:
+        return self._slots - len(self._executions) - self._reserved
+
+    async def _claim(self) -> bool:
+        """Claim what fits; whether another look may find more."""
+        free = self._free
+        if free < 1:
+            return False
+        claimed = await self._runs.claim(self.worker_id, limit=free)
+        for claim in claimed:
+            self._launch(claim)
+        return bool(claimed)
+
+    async def _sleep(self, due: float | None) -> None:
+        seconds = self._bell.poll_seconds if due is None else min(self._bell.poll_seconds, max(due, 0.001))
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            await self._apply_cancels()
+
+    def _launch(self, claim: Claimed) -> None:
+        execution = Execution(claim, self._shop)
+        self._executions[claim.run_id] = execution
+        self._idle.clear()
+        if self._draining:
+            execution.drain()
+        task = asyncio.create_task(execution.run(), name=f"run-{claim.run_id}")
+        self._tasks[claim.run_id] = task
+        task.add_done_callback(lambda done: self._ended(claim, execution, done))
+
+    def _ended(self, claim: Claimed, execution: Execution, task: asyncio.Task[None]) -> None:
+        if self._executions.get(claim.run_id) is execution:
+            del self._executions[claim.run_id]
+            del self._tasks[claim.run_id]
+        if not self._executions:
+            self._idle.set()
+        self._wake.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("run %s: the execution itself failed", claim.run_id, exc_info=error)
+
+    def _cancel_heard(self, about: str | None) -> None:
+        if about is None or UUID(about) in self._executions:
+            self.look_for_cancels()
+
+    async def _apply_cancels(self) -> None:
+        if not self._executions:
+            return
+        for run_id, action in (await self._runs.cancelled_here(self.worker_id)).items():
+            if execution := self._executions.get(run_id):
+                execution.stop(StopReason(action))
+
+    async def _take_over(self, dead: Sequence[UUID]) -> None:
+        taken = await self._runs.requeue_dead(dead)
+        logger.warning("%d workers died; %d runs return to the queue", len(dead), len(taken))
+        if taken:
+            self._wake.set()
+            self._bell.ring("run")
+
+    def _spawn(self, work: object, name: str) -> None:
+        assert asyncio.iscoroutine(work)
+        task = asyncio.create_task(_logged(work), name=f"worker-{name}")
+        self._side_tasks.add(task)
+        task.add_done_callback(self._side_tasks.discard)
+
+
+async def _logged(work: object) -> None:
+    try:
+        await work  # type: ignore[misc]
+    except DatabaseError as error:
+        # The next beat, ring or poll brings the same work again.
+        logger.warning("postponed: %s", error)

@@ -1,0 +1,239 @@
+"""The tools by themselves, and the stand-in that calls them."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import multiprocessing
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+
+from graph import knowledge, outbox, standin
+from graph.calculator import CalculationError, calculate
+from graph.errors import BusinessRuleError
+from graph.models import chat_model
+from graph.state import Context
+from graph.tools import BadArgumentsError, standard_tools
+
+numbers = st.integers(0, 10**6).map(str) | st.floats(0, 1e6, allow_nan=False).map(repr)
+expressions = st.recursive(
+    numbers,
+    lambda inner: st.one_of(
+        st.builds("({} {} {})".format, inner, st.sampled_from(["+", "-", "*", "/", "//", "%"]), inner),
+        st.builds("{}{}".format, st.sampled_from(["-", "+"]), inner),
+        st.builds("({} ** {})".format, inner, st.integers(0, 3)),
+    ),
+    max_leaves=8,
+)
+
+
+@given(expressions)
+def test_the_calculator_agrees_with_python(expression):
+    try:
+        expected = eval(expression)
+    except ArithmeticError:
+        with pytest.raises(CalculationError):
+            calculate(expression)
+        return
+    if isinstance(expected, int) and expected.bit_length() > 4_096:
+        return
+    if isinstance(expected, float) and not math.isfinite(expected):
+        return
+    result = calculate(expression)
+    assert (type(result), result) == (type(expected), expected)
+
+
+HOSTILE = [
+    "__import__('os').system('true')",
+    "().__class__",
+    "abs(-1)",
+    "x + 1",
+    "'a' * 1000000000",
+    "[1] * 3",
+    "True + 1",
+    "1j * 1j",
+    "9 ** 9 ** 9",
+    "9 ** 99999999",
+    "(-8) ** 0.5",
+    "2.0 ** 100000",
+    "1 << 4",
+    "2 ^ 8",
+    "1 if 1 else 2",
+    "lambda: 1",
+    "1; 2",
+    "1 / 0",
+    "0 ** -1",
+    "1e999",
+    "1e308 * 10",
+    "",
+    "1" * 501,
+    "9" * 400 + "**9",
+    "1+(" * 100 + "1" + ")" * 100,
+    "-" * 400 + "1",
+    "1\x00",
+    "1 +",
+    "\ud800",
+]
+
+
+@pytest.mark.parametrize("expression", HOSTILE, ids=lambda value: ascii(value)[:30])
+def test_the_calculator_refuses_everything_else_at_once(expression):
+    started = time.perf_counter()
+    with pytest.raises(CalculationError):
+        calculate(expression)
+    assert time.perf_counter() - started < 0.5
+
+
+@given(st.text(max_size=60))
+def test_the_calculator_answers_any_text_with_a_number_or_a_refusal(text):
+    with contextlib.suppress(CalculationError):
+        assert isinstance(calculate(text), int | float)
+
+
+def test_a_message_is_put_in_the_outbox_once_per_key():
+    message = outbox.Message("thread:call", "Ada", "hello")
+    assert [outbox.put(message), outbox.put(message)] == [True, False]
+    assert outbox.sent() == [message]
+
+
+def test_a_key_that_was_used_for_another_message_is_refused():
+    outbox.put(outbox.Message("thread:call", "Ada", "hello"))
+    with pytest.raises(BusinessRuleError, match="nothing was sent now"):
+        outbox.put(outbox.Message("thread:call", "Ada", "good bye"))
+    assert len(outbox.sent()) == 1
+
+
+def _put_when_all_are_ready(barrier, answers):
+    barrier.wait(20)
+    answers.put(outbox.put(outbox.Message("thread:call", "Ada", "hello")))
+
+
+def test_processes_that_race_with_one_key_send_one_message():
+    context = multiprocessing.get_context("fork")
+    barrier, answers = context.Barrier(4), context.Queue()
+    racers = [context.Process(target=_put_when_all_are_ready, args=(barrier, answers)) for _ in range(4)]
+    for racer in racers:
+        racer.start()
+    outcomes = sorted(answers.get(timeout=20) for _ in racers)
+    for racer in racers:
+        racer.join(20)
+    assert outcomes == [False, False, False, True]
+    assert len(outbox.sent()) == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "title"),
+    [("What is a thread?", "Threads"), ("langgraph", "LangGraph"), ("time travel", "Checkpoints and time travel")],
+)
+def test_the_best_note_comes_first(query, title):
+    assert knowledge.look_up(query)[0].title == title
+
+
+def test_nothing_is_found_for_other_words():
+    assert knowledge.look_up("pancakes") == []
+    assert knowledge.look_up("") == []
+
+
+@pytest.mark.anyio
+async def test_a_look_up_without_result_says_what_there_is():
+    text = await standard_tools()["lookup_knowledge"].spec.ainvoke({"query": "pancakes"})
+    assert text.startswith("Nothing found. There are notes on: Holdfast, ")
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("calculator", {}),
+        ("calculator", {"expression": 3}),
+        ("calculator", {"expression": "1", "extra": 1}),
+        ("calculator", "1 + 1"),
+        ("lookup_knowledge", {"query": ""}),
+        ("send_message", {"recipient": "Ada", "body": "x", "idempotency_key": "mine"}),
+    ],
+)
+def test_arguments_must_fit_the_schema_exactly(name, args):
+    with pytest.raises(BadArgumentsError):
+        standard_tools()[name].check(args)
+
+
+def test_the_model_does_not_see_the_idempotency_key():
+    schema = standard_tools()["send_message"].spec.tool_call_schema.model_json_schema()
+    assert list(schema["properties"]) == ["recipient", "body"]
+
+
+TOOLS = ("calculator", "lookup_knowledge", "send_message")
+BEFORE = AIMessage("earlier")
+
+
+@pytest.mark.parametrize(
+    ("text", "calls"),
+    [
+        ("what is 6 * 7?", [("calculator", {"expression": "6 * 7"})]),
+        ("2^8", [("calculator", {"expression": "2**8"})]),
+        ("please calculate (1 + 2) / 3.", [("calculator", {"expression": "(1 + 2) / 3"})]),
+        ("What is a thread?", [("lookup_knowledge", {"query": "a thread"})]),
+        ("look up time travel", [("lookup_knowledge", {"query": "time travel"})]),
+        ("Send good luck to Ada.", [("send_message", {"recipient": "Ada", "body": "good luck"})]),
+        ("send 10 to 20 apples to Bob", [("send_message", {"recipient": "Bob", "body": "10 to 20 apples"})]),
+        (
+            "send hi to Ada; what is 1+1 and then look up runs",
+            [
+                ("send_message", {"recipient": "Ada", "body": "hi"}),
+                ("calculator", {"expression": "1+1"}),
+                ("lookup_knowledge", {"query": "runs"}),
+            ],
+        ),
+        ("hello", []),
+        ("I sent it", []),
+        ("", []),
+        ("what is " + "1" * 3_000, []),
+    ],
+)
+def test_the_stand_in_knows_a_few_phrasings(text, calls):
+    reply = standin.plan([BEFORE, HumanMessage(text)], TOOLS)
+    assert list(reply.calls) == calls
+    assert bool(reply.text) == (not calls)
+
+
+def test_the_stand_in_calls_only_tools_that_it_was_offered():
+    assert standin.plan([HumanMessage("what is 1 + 1")], ()).calls == ()
+
+
+def test_the_stand_in_says_what_it_is_in_its_first_answer_only():
+    assert standin.plan([SystemMessage("x"), HumanMessage("hello")], ()).text.startswith(standin.NOTICE)
+    assert standin.plan([BEFORE, HumanMessage("hello")], ()).text.startswith("Hello!")
+
+
+@pytest.mark.anyio
+async def test_the_stand_in_streams_tokens_calls_and_usage(talk):
+    thread = talk()
+    await thread.say("what is 6*7 and then look up threads")
+    chunks = thread.tokens()
+    assert sum(bool(c.content) for c in chunks) > 10
+    assert any(c.tool_call_chunks for c in chunks)
+    _, first, *_, last = await thread.messages()
+    assert [call["name"] for call in first.tool_calls] == ["calculator", "lookup_knowledge"]
+    assert last.response_metadata["model_name"] == "holdfast-offline-stand-in"
+    assert last.usage_metadata["total_tokens"] > 0
+    assert last.text.startswith("6*7 = 42. My notes say: Threads:")
+
+
+def test_the_stand_in_also_answers_without_an_event_loop():
+    assert chat_model(Context()).invoke("hello").text.startswith(standin.NOTICE)
+
+
+def test_a_key_selects_the_real_model(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
+    model = chat_model(Context(model="mine"))
+    assert (type(model).__name__, model.model_name, model.max_retries) == ("ChatOpenAI", "mine", 0)
+
+
+def test_another_provider_is_selected_by_name(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    monkeypatch.setenv("CHAT_MODEL", "openai:gpt-4.1-nano")
+    assert chat_model(Context()).model_name == "gpt-4.1-nano"

@@ -1,0 +1,124 @@
+"""Small graphs that show one behaviour each."""
+
+from __future__ import annotations
+
+import asyncio
+import operator
+import time
+from typing import Annotated, Any
+
+from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage, AnyMessage
+from langgraph.config import get_stream_writer
+from langgraph.graph import END, START, StateGraph
+from langgraph.graph.message import add_messages
+from langgraph.types import Send, interrupt
+from typing_extensions import TypedDict
+
+
+class Chat(TypedDict):
+    messages: Annotated[list[AnyMessage], add_messages]
+
+
+class Log(TypedDict, total=False):
+    log: Annotated[list[Any], operator.add]
+    """What happened, in order."""
+    pause: float
+    """Seconds that every step of `steps` takes."""
+    count: int
+    """How many steps `steps` has."""
+    blocking: bool
+    """`steps` blocks its thread instead of waiting on the loop."""
+
+
+async def _answer(state: Chat) -> dict[str, Any]:
+    said = state["messages"][-1].text
+    get_stream_writer()({"heard": said})
+    model = GenericFakeChatModel(messages=iter([AIMessage(f"you said: {said}")]))
+    return {"messages": [await model.ainvoke(state["messages"])]}
+
+
+echo = StateGraph(Chat).add_node("answer", _answer).add_edge(START, "answer").add_edge("answer", END)
+
+
+def _ask(state: Log) -> Log:
+    return {"log": [interrupt({"question": "may I?"})]}
+
+
+def _done(state: Log) -> Log:
+    return {"log": ["done"]}
+
+
+approve = (
+    StateGraph(Log)
+    .add_node("ask", _ask)
+    .add_node("done", _done)
+    .add_edge(START, "ask")
+    .add_edge("ask", "done")
+    .add_edge("done", END)
+)
+
+
+def _ask_again(state: Log) -> Log:
+    return {"log": [{"second": interrupt({"question": "and this?"})}]}
+
+
+twice = (
+    StateGraph(Log)
+    .add_node("ask", lambda state: {"log": [{"first": interrupt({"question": "may I?"})}]})
+    .add_node("ask_again", _ask_again)
+    .add_edge(START, "ask")
+    .add_edge("ask", "ask_again")
+    .add_edge("ask_again", END)
+)
+
+
+def _fan_out(state: Log) -> list[Send]:
+    return [Send("ask_one", {"log": [], "count": number}) for number in (1, 2)]
+
+
+def _ask_one(state: Log) -> Log:
+    number = state["count"]
+    return {"log": [{f"q{number}": interrupt({"question": number})}]}
+
+
+parallel = (
+    StateGraph(Log)
+    .add_node("ask_one", _ask_one)
+    .add_node("done", _done)
+    .add_conditional_edges(START, _fan_out, ["ask_one"])
+    .add_edge("ask_one", "done")
+    .add_edge("done", END)
+)
+
+
+async def _step(state: Log) -> Log:
+    number = len([entry for entry in state["log"] if isinstance(entry, int)])
+    if state.get("blocking"):
+        await asyncio.to_thread(time.sleep, state.get("pause", 0))
+    else:
+        await asyncio.sleep(state.get("pause", 0))
+    return {"log": [number]}
+
+
+def _more(state: Log) -> str:
+    done = len([entry for entry in state["log"] if isinstance(entry, int)])
+    return "step" if done < state.get("count", 3) else END
+
+
+steps = (
+    StateGraph(Log)
+    .add_node("step", _step)
+    .add_edge(START, "step")
+    .add_conditional_edges("step", _more, ["step", END])
+)
+
+_inner = StateGraph(Chat).add_node("inside", _answer).add_edge(START, "inside").add_edge("inside", END).compile()
+nested = StateGraph(Chat).add_node("child", _inner).add_edge(START, "child").add_edge("child", END)
+
+
+def _fail(state: Log) -> Log:
+    raise ValueError("as told")
+
+
+failing = StateGraph(Log).add_node("fail", _fail).add_edge(START, "fail").add_edge("fail", END)

@@ -1,0 +1,116 @@
+"""`holdfast serve` (or `api`, `worker`) as a subprocess."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+from langgraph_sdk import get_client, get_sync_client
+from langgraph_sdk.client import LangGraphClient, SyncLangGraphClient
+
+ROOT = Path(__file__).parents[2]
+READY_SECONDS = 60.0
+STOP_SECONDS = 30.0
+
+
+class Server:
+    """One process of Holdfast. As a context manager it is started, ready, and gone afterwards."""
+
+    def __init__(
+        self,
+        *,
+        config: Path,
+        database_url: str | None = None,
+        data_dir: Path | None = None,
+        part: str = "serve",
+        port: int | None = None,
+        **environment: str,
+    ) -> None:
+        self.part = part
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._command = [sys.executable, "-m", "holdfast", part, "--config", str(config)]
+        if part != "worker":
+            self._command += ["--port", str(self.port)]
+        if database_url:
+            self._command += ["--database-url", database_url]
+        if data_dir:
+            self._command += ["--data-dir", str(data_dir)]
+        self._environment = {**os.environ, "PYTHONPATH": str(ROOT / "server"), **environment}
+        self._environment.pop("OPENAI_API_KEY", None)
+        self._log = tempfile.NamedTemporaryFile("w+", prefix=f"holdfast-{part}-", suffix=".log")  # noqa: SIM115
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.stop()
+        self._log.close()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        """What the process wrote so far."""
+        return Path(self._log.name).read_text()
+
+    def start(self) -> None:
+        """Start and wait until the process is ready."""
+        before = len(self.log)
+        self._process = subprocess.Popen(
+            self._command, stdout=self._log, stderr=subprocess.STDOUT, env=self._environment, text=True
+        )
+        deadline = time.monotonic() + READY_SECONDS
+        while "Holdfast is ready" not in self.log[before:]:
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"{self.part} did not start:\n{self.log}")
+            time.sleep(0.02)
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.signal(signal.SIGKILL)
+        assert self._process is not None
+        self._process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM, then wait; the exit status."""
+        assert self._process is not None
+        if self._process.poll() is None:
+            self.signal(signal.SIGTERM)
+            try:
+                self._process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        return int(self._process.returncode)
+
+    def client(self, **headers: str) -> LangGraphClient:
+        return get_client(url=self.url, headers=headers)
+
+    def sync_client(self, **headers: str) -> SyncLangGraphClient:
+        return get_sync_client(url=self.url, headers=headers)
+
+    def http(self, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, **options)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
