@@ -4,8 +4,9 @@
     api     the API alone; runs wait for a worker elsewhere
     worker  a worker alone
 
-All three are the same code over the same tables. On SIGTERM or Ctrl-C the worker drains first: runs stop at their next superstep and
-go back to the queue. Then streams are cut, so that their clients reconnect, and the process leaves. A second signal hurries.
+All three are the same code over the same tables. On SIGTERM or Ctrl-C the worker drains first: runs stop at their
+next superstep and go back to the queue. Then streams are cut, so that their clients reconnect, and the process
+leaves. A second signal hurries.
 """
 
 from __future__ import annotations

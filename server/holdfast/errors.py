@@ -15,8 +15,7 @@
         ├── Unauthenticated         401 no valid credential
         ├── Missing                 404 no such thing, or not the caller's
         ├── Conflict                409 the thread's state does not allow it
-        ├── TooLarge                413 body over the limit
-        └── Unavailable             503 not now; Retry-After says when
+        └── TooLarge                413 body over the limit
 
 `api/problems.py` alone turns these into HTTP answers; driver errors become ours in `db/`.
 """
@@ -94,7 +93,3 @@ class TooLarge(Refusal):
 
 class Invalid(Refusal):
     status = 422
-
-
-class Unavailable(Refusal):
-    status = 503

@@ -1,4 +1,5 @@
-"""Who is asking: an API key in `x-api-key` or as a bearer token, or the one local owner where no keys are configured."""
+"""Who is asking: an API key in `x-api-key` or as a bearer token, or the one local owner where no keys are
+configured."""
 
 from __future__ import annotations
 

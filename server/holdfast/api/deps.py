@@ -1,7 +1,7 @@
 """What the routes work with, and how a request is read.
 
-The API room imports neither the worker nor its graphs; what it needs of them is written down here as protocols, and `app.py`
-puts the real parts in.
+The API room imports neither the worker nor its graphs; what it needs of them is written down here as protocols, and
+`app.py` puts the real parts in.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The bell: processes wake each other through LISTEN/NOTIFY.
 
-A ring says "look", never "this happened": every listener looks into the tables, and polls slowly in case a ring was lost.
-Rings of one process are gathered while the previous NOTIFY is under way and go out as one, outside of all transactions
-(NOTIFY serialises the commits that contain it). Behind a transaction pooler there is no LISTEN; then polling is all there is.
+A ring says "look", never "this happened": every listener looks into the tables, and polls slowly in case a ring was
+lost. Rings of one process are gathered while the previous NOTIFY is under way and go out as one, outside of all
+transactions (NOTIFY serialises the commits that contain it). Behind a transaction pooler there is no LISTEN; then
+polling is all there is.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Bell:
     def __init__(self, database: Database, listen_url: str | None) -> None:
         self._database = database
         self._listen_url = listen_url
-        self._listeners: dict[Tone, list[Listener]] = {}
+        self._listeners: dict[str, list[Listener]] = {}
         self._me = os.urandom(6).hex()
         self._waiting: dict[str, None] = {}
         self._ringing: asyncio.Task[None] | None = None
@@ -94,10 +95,9 @@ class Bell:
     def _hear(self, rings: str) -> None:
         for ring in rings.split("\n"):
             tone, _, about = ring.partition(":")
-            if tone in ("run", "cancel", "events"):
-                self._deliver(tone, about)
+            self._deliver(tone, about)
 
-    def _deliver(self, tone: Tone, about: str | None) -> None:
+    def _deliver(self, tone: str, about: str | None) -> None:
         for listener in self._listeners.get(tone, ()):
             listener(about)
 

@@ -1,18 +1,19 @@
 """The saver: LangGraph's checkpoint tables, written under a fence.
 
-Theory of operation. The stock `AsyncPostgresSaver` holds one lock around every call, even with a pool, and sends each put
-as a pipeline of statements. This one keeps its tables and its reading code and changes how it writes:
+Theory of operation. The stock `AsyncPostgresSaver` holds one lock around every call, even with a pool, and sends each
+put as a pipeline of statements. This one keeps its tables and its reading code and changes how it writes:
 
 * No lock: every call takes a connection of the pool for as long as its one statement runs.
 * One statement, so one round trip and one transaction: blobs and checkpoint (or all writes of a task) come as arrays.
-* The fence is part of that statement. A run's fence is its fencing token; a state update's is the thread's edit token. The
-  row is locked FOR SHARE, so a newer claim either waits for this write or is seen by it. No row: `FenceLost`, nothing saved.
+* The fence is part of that statement. A run's fence is its fencing token; a state update's is the thread's edit
+  token. The row is locked FOR SHARE, so a newer claim either waits for this write or is seen by it. No row:
+  `FenceLost`, nothing saved.
 * Saves are idempotent, so a lost connection retries the save; the run does not notice (invariant 2).
 * A task's writes replace what an earlier attempt left under the same task id. Within one fence there is one writer, and
   a leftover of a rolled-back input must not win over the new one.
 
-Strings that JSONB refuses (NUL, lone surrogates), NaN and integers over 64 bits would fail inline in the `checkpoint` column,
-so such values travel as blobs; the stock reading code finds them there.
+Strings that JSONB refuses (NUL, lone surrogates), NaN and integers over 64 bits would fail inline in the `checkpoint`
+column, so such values travel as blobs; the stock reading code finds them there.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, LiteralString, cast
+from typing import Any, Literal
 from uuid import UUID
 
 from langchain_core.runnables import RunnableConfig
@@ -191,9 +192,9 @@ class FencedSaver(AsyncPostgresSaver):
             raise FenceLost(f"{self._fence.kind} {self._fence.id}: token {self._fence.token} is no longer valid")
 
 
-def _fenced(verb: str, kind: str) -> LiteralString:
+def _fenced(verb: str, kind: str) -> str:
     named = statements("checkpoints")
-    return cast("LiteralString", named[verb].replace("%%FENCE%%", named[f"{kind}_fence"]))
+    return named[verb].replace("%%FENCE%%", named[f"{kind}_fence"])
 
 
 def _split(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,11 +1,12 @@
 """The event log: what a run says, live and later.
 
-A run's frames are finished wire bytes, numbered once. The process that executes the run keeps the newest of them on a `Tape`
-and writes them to the log in blocks. A follower in the same process reads the tape, any other follower (or one that comes later, or
-falls behind) reads the log; both get the same bytes in the same order, so a stream can be resumed anywhere (invariant 6).
+A run's frames are finished wire bytes, numbered once. The process that executes the run keeps the newest of them on a
+`Tape` and writes them to the log in blocks. A follower in the same process reads the tape, any other follower (or one
+that comes later, or falls behind) reads the log; both get the same bytes in the same order, so a stream can be
+resumed anywhere (invariant 6).
 
-A recovered attempt starts its numbers `ATTEMPT_GAP` higher: live followers of the dead process may have seen frames that
-never reached the log, and none of those numbers may come back with another meaning.
+A recovered attempt starts its numbers `ATTEMPT_GAP` higher: live followers of the dead process may have seen frames
+that never reached the log, and none of those numbers may come back with another meaning.
 """
 
 from __future__ import annotations
@@ -128,19 +129,20 @@ class EventLog:
         while True:
             tape = tape or self._tapes.get(run_id)
             if tape is None:
-                async for frames, cursor in self._from_log(caller, run_id, cursor):
+                async for frames, last in self._from_log(caller, run_id, cursor):
+                    cursor = last
                     yield frames
                 if run_id not in self._tapes:
                     return
                 continue
-            frames = tape.since(cursor)
-            if frames is None:
+            newer = tape.since(cursor)
+            if newer is None:
                 logged, cursor = await self._catch_up(run_id, cursor, tape)
                 if logged:
                     yield logged
-            elif frames:
-                cursor += len(frames)
-                yield frames
+            elif newer:
+                cursor += len(newer)
+                yield newer
             elif not tape.ended:
                 await tape.news()
             elif tape.over:

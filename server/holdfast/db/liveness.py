@@ -1,9 +1,9 @@
 """The heartbeat: a thread of its own, on a connection of its own.
 
-Theory of operation. A node that blocks the event loop must not cost the worker its lease, so nothing here touches the loop
-except to report. The thread holds a session advisory lock, renews the lease a few times per second and looks at the other
-workers while it is there. Between beats it waits on the connection's socket: when Postgres or the network cuts it, the thread
-wakes at once, connects again and takes the lock back long before anybody may judge it.
+Theory of operation. A node that blocks the event loop must not cost the worker its lease, so nothing here touches the
+loop except to report. The thread holds a session advisory lock, renews the lease a few times per second and looks at
+the other workers while it is there. Between beats it waits on the connection's socket: when Postgres or the network
+cuts it, the thread wakes at once, connects again and takes the lock back long before anybody may judge it.
 
 Behind a transaction pooler there are no sessions; then the lease alone counts.
 """
@@ -169,7 +169,7 @@ class Liveness:
         )
 
     def _wait(self, conn: Connection[DictRow]) -> None:
-        readable, _, _ = select.select([conn.fileno(), self._wake], [], [], BEAT_SECONDS)
+        readable, _, _ = select.select([conn.fileno(), self._wake.fileno()], [], [], BEAT_SECONDS)
         if conn.fileno() in readable:
             # Nothing is expected here: it is the server closing the connection. A query says so properly.
             conn.execute("SELECT 1")

@@ -1,7 +1,8 @@
 """Migrations: ours, then those of LangGraph's checkpointer and store, under one lock.
 
-The lock is polled with `pg_try_advisory_lock` on a connection in autocommit mode. A blocking `pg_advisory_lock` would hold a
-snapshot while it waits, and LangGraph's `CREATE INDEX CONCURRENTLY` waits for all snapshots: the two would wait for each other.
+The lock is polled with `pg_try_advisory_lock` on a connection in autocommit mode. A blocking `pg_advisory_lock` would
+hold a snapshot while it waits, and LangGraph's `CREATE INDEX CONCURRENTLY` waits for all snapshots: the two would
+wait for each other.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import LiteralString, cast
 
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.checkpoint.postgres.base import MIGRATIONS as CHECKPOINT_MIGRATIONS
@@ -103,7 +103,7 @@ async def _apply(conn: AsyncConnection[DictRow]) -> AsyncIterator[str]:
         if migration.version in done:
             continue
         async with conn.transaction():
-            await conn.execute(cast("LiteralString", migration.sql))
+            await conn.execute(migration.sql)
             await conn.execute(
                 "CREATE TABLE IF NOT EXISTS holdfast.migrations"
                 " (version integer PRIMARY KEY, name text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
@@ -131,7 +131,7 @@ async def _langgraph_is_current(conn: AsyncConnection[DictRow]) -> bool:
         row = await (await conn.execute("SELECT to_regclass(%s) AS found", [table])).fetchone()
         if row is None or row["found"] is None:
             return False
-        query = cast("LiteralString", f"SELECT max(v) AS newest FROM {table}")
+        query = f"SELECT max(v) AS newest FROM {table}"
         row = await (await conn.execute(query)).fetchone()
         if row is None or row["newest"] is None or row["newest"] < newest:
             return False

@@ -1,10 +1,11 @@
 """One pool, two lanes, and the translation of driver errors.
 
-The pool is shared, but requests (`api`) may hold only part of it: however many clients wait, a worker's saves and finishes
-(`worker`) always find a connection. Heartbeats do not come here at all (see `liveness.py`).
+The pool is shared, but requests (`api`) may hold only part of it: however many clients wait, a worker's saves and
+finishes (`worker`) always find a connection. Heartbeats do not come here at all (see `liveness.py`).
 
-`psycopg_pool`'s `check=` is not used: after a failover it lets a lone caller wait for its whole timeout. Instead the first
-call that fails on a dead connection has the pool checked once, and idempotent work is then retried (`retrying`).
+`psycopg_pool`'s `check=` is not used: after a failover it lets a lone caller wait for its whole timeout. Instead the
+first call that fails on a dead connection has the pool checked once, and idempotent work is then retried
+(`retrying`).
 """
 
 from __future__ import annotations

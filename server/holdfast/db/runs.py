@@ -1,7 +1,8 @@
 """Runs: the queue is the table.
 
-One verb, one statement, one method. Guards live in the SQL; a verb that changes no row was refused. Whoever touches a thread
-and its runs locks the thread row first, so that status, values, interrupts and runs change together (invariant 9).
+One verb, one statement, one method. Guards live in the SQL; a verb that changes no row was refused. Whoever touches a
+thread and its runs locks the thread row first, so that status, values, interrupts and runs change together (invariant
+9).
 """
 
 from __future__ import annotations

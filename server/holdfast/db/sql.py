@@ -8,16 +8,13 @@ from __future__ import annotations
 import re
 from functools import cache
 from importlib import resources
-from typing import LiteralString, cast
 
 _NAME = re.compile(r"^-- name: (\w+)\s*$", re.MULTILINE)
 
 
 @cache
-def statements(stem: str) -> dict[str, LiteralString]:
+def statements(stem: str) -> dict[str, str]:
     """All statements of `queries/<stem>.sql` by name."""
     text = resources.files("holdfast.db").joinpath("queries", f"{stem}.sql").read_text("utf-8")
     parts = _NAME.split(text)[1:]
-    found = {name: body.strip() + "\n" for name, body in zip(parts[::2], parts[1::2], strict=True)}
-    # The texts ship with the package; none of them is built from input.
-    return cast("dict[str, LiteralString]", found)
+    return {name: body.strip() + "\n" for name, body in zip(parts[::2], parts[1::2], strict=True)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, LiteralString, cast
+from typing import Any
 from uuid import UUID
 
 from psycopg.rows import DictRow
@@ -99,11 +99,11 @@ class Threads:
     ) -> list[DictRow]:
         """A page of threads; `sort_by` is one of SORTABLE."""
         assert sort_by in SORTABLE
-        direction: LiteralString = "DESC" if descending else "ASC"
+        direction = "DESC" if descending else "ASC"
         query = (
             self._sql["view"]
             + self._sql["filters"]
-            + f" ORDER BY {cast('LiteralString', sort_by)} {direction}, thread_id {direction}"
+            + f" ORDER BY {sort_by} {direction}, thread_id {direction}"
             + " LIMIT %(limit)s OFFSET %(offset)s"
         )
         async with self._database.connection("api") as conn:
@@ -170,7 +170,7 @@ class Threads:
             gone = [row["thread_id"] for row in await cursor.fetchall()]
             if gone:
                 for table in ("checkpoints", "checkpoint_blobs", "checkpoint_writes"):
-                    await conn.execute(cast("LiteralString", f"DELETE FROM {table} WHERE thread_id = ANY(%s)"), [gone])
+                    await conn.execute(f"DELETE FROM {table} WHERE thread_id = ANY(%s)", [gone])
         return len(gone)
 
     async def _one(self, verb: str, caller: Caller, thread_id: UUID, params: dict[str, Any]) -> None:

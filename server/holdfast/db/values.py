@@ -1,9 +1,9 @@
 """A thread's values, element by element, and the digests that tell what changed.
 
-Writing a conversation's whole state at the end of every run costs more with every turn. So a list channel is kept as one row
-per element, and beside the thread row stands a digest: eight bytes for every full group of 32 elements, and eight for each
-element after the last full group. A run that appends two messages writes two rows and some three hundred bytes of digest,
-however long the conversation is.
+Writing a conversation's whole state at the end of every run costs more with every turn. So a list channel is kept as
+one row per element, and beside the thread row stands a digest: eight bytes for every full group of 32 elements, and
+eight for each element after the last full group. A run that appends two messages writes two rows and some three
+hundred bytes of digest, however long the conversation is.
 """
 
 from __future__ import annotations

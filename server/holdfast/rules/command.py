@@ -1,11 +1,11 @@
 """Binding an answer to its question (invariant 3).
 
-A client resumes with a bare value or with a map of interrupt ids. Either is turned into the map form against the questions
-that were pending *when the request arrived*; admission then verifies, under the thread's row lock, that they still are.
-A bare value that had to wait for that lock can so never slide onto a question asked meanwhile.
+A client resumes with a bare value or with a map of interrupt ids. Either is turned into the map form against the
+questions that were pending *when the request arrived*; admission then verifies, under the thread's row lock, that
+they still are. A bare value that had to wait for that lock can so never slide onto a question asked meanwhile.
 
-The resume of a static breakpoint (`interrupt_before`/`interrupt_after`) asks nothing, so it carries no answer: it becomes an
-empty map, and no later question can consume the value.
+The resume of a static breakpoint (`interrupt_before`/`interrupt_after`) asks nothing, so it carries no answer: it
+becomes an empty map, and no later question can consume the value.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ AMBIGUOUS = (
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """What a thread waits for: its latest checkpoint, the interrupt ids pending there, and whether tasks are left to run."""
+    """What a thread waits for: its latest checkpoint, the interrupt ids pending there, and whether tasks are left to
+    run."""
 
     checkpoint_id: str | None
     pending: frozenset[str]

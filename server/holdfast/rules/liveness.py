@@ -4,10 +4,11 @@ Three signs, from fast to slow:
 
 * it ran on this host, and its process is gone (a server that was killed and started again);
 * its session lock is free although it is overdue: the kernel closed its connection with the process;
-* its lease is over: a frozen host, a half-open network, or a transaction pooler in between, where sessions mean nothing.
+* its lease is over: a frozen host, a half-open network, or a transaction pooler in between, where sessions mean
+  nothing.
 
-A lease can also run out because the *database* was away; whoever comes back first must not bury the others. So an observer
-trusts leases only after its own heartbeat has been unbroken for a whole lease.
+A lease can also run out because the *database* was away; whoever comes back first must not bury the others. So an
+observer trusts leases only after its own heartbeat has been unbroken for a whole lease.
 """
 
 from __future__ import annotations

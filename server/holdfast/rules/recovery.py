@@ -1,7 +1,7 @@
 """How a run that was claimed before is taken up again (invariant 2).
 
-LangGraph continues from the last checkpoint, instead of applying the input a second time, when the same run id comes back.
-That is right for most interrupted runs, and wrong in three places, which this table names:
+LangGraph continues from the last checkpoint, instead of applying the input a second time, when the same run id comes
+back. That is right for most interrupted runs, and wrong in three places, which this table names:
 
     checkpoint is   what it shows                               dispatch
     another run's   this run has saved nothing yet              the original input or command
@@ -37,7 +37,6 @@ class Standing:
     """Some task is neither finished nor waiting for an answer."""
     at_breakpoint: bool
     """This run's interrupt_before/interrupt_after names the next or the last executed nodes."""
-    pending: frozenset[str]
     command_saved: bool
 
 

@@ -1,9 +1,9 @@
 """One run, from claim to end.
 
-Theory of operation. `Execution.run` opens the graph with a saver that is fenced by the run's claim, decides what to dispatch
-(`rules/recovery.py` when the run was claimed before), streams the graph into the journal, and ends the run in one
-transaction. The graph runs in a task of its own: whoever wants it to stop gives a `StopReason`, the task is cancelled, and
-the reason, not the cancellation, says how the run ends.
+Theory of operation. `Execution.run` opens the graph with a saver that is fenced by the run's claim, decides what to
+dispatch (`rules/recovery.py` when the run was claimed before), streams the graph into the journal, and ends the run
+in one transaction. The graph runs in a task of its own: whoever wants it to stop gives a `StopReason`, the task is
+cancelled, and the reason, not the cancellation, says how the run ends.
 
     graph finished           success       its state becomes the thread's
     user code raised         error         likewise, with the error beside it

@@ -25,8 +25,8 @@ async def keep_house(worker: Worker, threads: Threads, events: EventLog, *, even
         try:
             await worker.reconcile()
             while await threads.sweep(grace=DELETED_GRACE_SECONDS, batch=BATCH) == BATCH:
-                await asyncio.sleep(0)
+                continue
             while await events.expire(ttl=event_ttl, batch=BATCH) == BATCH:
-                await asyncio.sleep(0)
+                continue
         except DatabaseError as error:
             logger.warning("housekeeping postponed: %s", error)

@@ -1,8 +1,8 @@
 """A run's journal: frames go to live followers at once, and to the log in blocks.
 
-A frame gets its number when it is emitted and is on the tape immediately. The log gets a block when enough bytes have gathered
-or a moment has passed, whichever comes first; one append is under way at a time, and what gathers meanwhile is the next block. The
-last block is not written here: it travels in the transaction that ends the run.
+A frame gets its number when it is emitted and is on the tape immediately. The log gets a block when enough bytes have
+gathered or a moment has passed, whichever comes first; one append is under way at a time, and what gathers meanwhile
+is the next block. The last block is not written here: it travels in the transaction that ends the run.
 """
 
 from __future__ import annotations

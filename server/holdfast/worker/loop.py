@@ -1,12 +1,12 @@
 """The worker: claims runs while it has free slots, and keeps what it claimed alive.
 
-Theory of operation. The loop sleeps on one event. Whatever may mean work sets it: an admission in this process, a ring from
-another one, a finished run, a dead worker, a timer that came due. It then claims as many runs as it has free slots, and sleeps
-again; a slow poll covers lost rings. Requests of this process take a shortcut: they reserve a slot, claim their run in the very
-transaction that admits it, and hand it over (`reserve`, `start`, `release`).
+Theory of operation. The loop sleeps on one event. Whatever may mean work sets it: an admission in this process, a
+ring from another one, a finished run, a dead worker, a timer that came due. It then claims as many runs as it has
+free slots, and sleeps again; a slow poll covers lost rings. Requests of this process take a shortcut: they reserve a
+slot, claim their run in the very transaction that admits it, and hand it over (`reserve`, `start`, `release`).
 
-A heartbeat thread (`db/liveness.py`) keeps the lease. When it reports that the lease was lost, everything that the database no
-longer attributes to this worker is stopped; when it reports dead workers, their runs return to the queue.
+A heartbeat thread (`db/liveness.py`) keeps the lease. When it reports that the lease was lost, everything that the
+database no longer attributes to this worker is stopped; when it reports dead workers, their runs return to the queue.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reading and updating a thread's state, which takes its graph: `get_state`, history, `update_state`.
 
-A state update is a writer like a run. It holds the thread's edit token, given only while nothing is pending or running there;
-every checkpoint it saves is fenced by it, and a run that is admitted meanwhile wins.
+A state update is a writer like a run. It holds the thread's edit token, given only while nothing is pending or
+running there; every checkpoint it saves is fenced by it, and a run that is admitted meanwhile wins.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.errors import InvalidUpdateError
 from langgraph.store.base import BaseStore
 from langgraph.types import StateSnapshot
+from langgraph_sdk.runtime import AccessContext
 
 from holdfast.db.checkpoints import Fence, FencedSaver
 from holdfast.db.pool import Database
@@ -110,7 +111,7 @@ class States:
 
     def _graph(self, graph_id: str, config: RunnableConfig, fence: Fence | None = None) -> Any:
         saver = FencedSaver(self._database, serde=JsonPlusSerializer(allowed_msgpack_modules=None), fence=fence)
-        access = "threads.update" if fence else "threads.read"
+        access: AccessContext = "threads.update" if fence else "threads.read"
         try:
             return self._graphs.open(graph_id, config, checkpointer=saver, store=self._store, access=access)
         except UnknownGraph as unknown:
