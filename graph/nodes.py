@@ -66,7 +66,7 @@ class Nodes:
         model: BaseChatModel = await asyncio.to_thread(self.model, context)
         offered = model.bind_tools([agent_tool.spec for agent_tool in self.tools_by_name.values()])
         answer = await offered.ainvoke(prompt(state["messages"], context.system_prompt or SYSTEM_PROMPT))
-        if "finish_reason" not in answer.response_metadata:
+        if _is_cut_short(answer):
             raise AnswerCutShortError("the answer ended without a finish reason")
         update: Update = {"messages": [with_own_call_ids(answer, state["messages"])]}
         if state.get("error") or state.get("retry_count"):
@@ -143,8 +143,7 @@ class Nodes:
             return f"{failure_class}: {error}"
         if failure_class == "tool_failure" or isinstance(error, ValueError):
             return f"tool_failure: {error}"
-        # The text of an error that nobody wrote for the model may hold anything, a password in a URL
-        # included.
+        # The text of an error that nobody wrote for the model may hold anything: a password in a URL, say.
         return f"tool_failure: the tool failed ({type(error).__name__})."
 
     def _check(self, name: str, args: object) -> None:
@@ -192,6 +191,12 @@ def _idempotency_key(runtime: Runtime[Context], call: ToolCall) -> str:
 def _tool_message(call: ToolCall, text: str, status: Literal["success", "error"]) -> ToolMessage:
     # One result per call: the id follows from the call, so a repeat replaces instead of doubling.
     return ToolMessage(text, tool_call_id=call["id"] or "", name=call["name"], status=status, id=f"result-{call['id']}")
+
+
+def _is_cut_short(answer: AIMessage) -> bool:
+    # The OpenAI SDK takes a stream that just ends for a whole answer. Other providers name their reason otherwise.
+    told = answer.response_metadata
+    return told.get("model_provider") == "openai" and "finish_reason" not in told
 
 
 def _turn(messages: list[Any]) -> str | None:

@@ -14,9 +14,9 @@ from typing_extensions import TypedDict
 
 from graph.messages import merge_messages
 
-# A snapshot writes the whole conversation once, and bounds how many writes a read replays. At 100 (the
-# default) the snapshots alone were most of a long thread's bytes; replaying 1,000 small writes costs a few
-# milliseconds.
+# A snapshot writes the whole conversation once and bounds how many writes a read replays. Measured on Postgres,
+# 200 turns: every 1,000 updates 1.4 MB, 6.8 kB for each turn alike; every 100 (the default) 2.7 MB and growing
+# with the thread; LangGraph's add_messages 117 MB. Replaying 1,000 writes takes some 20 ms.
 SNAPSHOT_EVERY = 1_000
 
 Failure = TypedDict(

@@ -32,8 +32,10 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path(".holdfast"), validation_alias=_env("HOLDFAST_DATA_DIR"))
     log_level: str = Field("info", validation_alias=_env("LOG_LEVEL"))
 
-    database_url: str | None = Field(None, validation_alias=_env("DATABASE_URL", "DATABASE_URI", "POSTGRES_URI"))
-    database_direct_url: str | None = Field(None, validation_alias=_env("DATABASE_DIRECT_URL"))
+    database_url: str | None = Field(
+        None, validation_alias=_env("DATABASE_URL", "DATABASE_URI", "POSTGRES_URI"), repr=False
+    )
+    database_direct_url: str | None = Field(None, validation_alias=_env("DATABASE_DIRECT_URL"), repr=False)
     pooler: Literal["none", "transaction"] = Field("none", validation_alias=_env("HOLDFAST_POOLER"))
     pool_size: int = Field(16, validation_alias=_env("HOLDFAST_POOL_SIZE"), ge=4)
 

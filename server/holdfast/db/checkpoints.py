@@ -36,13 +36,13 @@ from langgraph.checkpoint.base import (
     get_serializable_checkpoint_metadata,
 )
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
-from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from psycopg import AsyncCursor
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from holdfast.db.pool import Database
+from holdfast.db.serde import StateSerializer
 from holdfast.db.sql import statements
 from holdfast.errors import FenceLost
 
@@ -73,8 +73,8 @@ class FencedSaver(AsyncPostgresSaver):
         Unsaveable: when Postgres refuses the value itself.
     """
 
-    def __init__(self, database: Database, *, serde: SerializerProtocol, fence: Fence | None = None) -> None:
-        super().__init__(database.pool, serde=serde)
+    def __init__(self, database: Database, fence: Fence | None = None) -> None:
+        super().__init__(database.pool, serde=StateSerializer())
         self._database = database
         self._fence = fence
         self._own_checkpoints: set[str] = set()

@@ -298,8 +298,9 @@ def remove_stale_locks(cluster: Path, sockets: Path) -> None:
 def bound_log(log: Path) -> None:
     """Move the log's content aside once it is large; the postmaster appends to the same file."""
     if log_size(log) > LOG_BYTES:
-        shutil.copy(log, log.with_suffix(".log.1"))
-        os.truncate(log, 0)
+        with suppress(OSError):  # a full disk: no reason to stop over a log
+            shutil.copy(log, log.with_suffix(".log.1"))
+            os.truncate(log, 0)
 
 
 def log_size(log: Path) -> int:

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.errors import GraphDrained
 from langgraph.runtime import RunControl
 from langgraph.store.base import BaseStore
@@ -43,7 +42,7 @@ from holdfast.wire.modes import Modes
 from holdfast.wire.runs import RunKwargs
 from holdfast.worker.graphs import Graph, Graphs
 from holdfast.worker.journal import Journal
-from holdfast.worker.outcome import outcome_of, pending_ids, result_json
+from holdfast.worker.outcome import finished_outcome, outcome_of, pending_ids, result_json
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +77,8 @@ class Execution:
         self._control = RunControl()
         self._reason: StopReason | None = StopReason(run.cancel) if run.cancel else None
         self._graph_task: asyncio.Task[Outcome] | None = None
+        self._modes = Modes(self._kwargs.stream_mode, subgraphs=self._kwargs.subgraphs)
+        self._last_checkpoint: Mapping[str, Any] | None = None
         self._journal = Journal(
             run,
             runs=shop.runs,
@@ -204,13 +205,14 @@ class Execution:
                 async for event, data in self._stream(graph, given, config):
                     self._journal.emit(event, codec.dumps(data))
                     await self._journal.room()
-            return outcome_of(await graph.aget_state(_latest(self.claim)))
+            # A graph that ran through has just shown its last state; one that stopped is read with what it asks.
+            return finished_outcome(self._last_checkpoint) or outcome_of(await graph.aget_state(_latest(self.claim)))
 
     async def _stream(self, graph: Graph, given: Any, config: RunnableConfig) -> AsyncIterator[tuple[str, Any]]:
-        modes = Modes(self._kwargs.stream_mode, subgraphs=self._kwargs.subgraphs)
+        modes = self._modes
         options: dict[str, Any] = {
             "context": _context(graph, self._kwargs.context),
-            "stream_mode": modes.graph_modes,
+            "stream_mode": [*modes.graph_modes, *({"checkpoints"} - set(modes.graph_modes))],
             "interrupt_before": self._kwargs.interrupt_before,
             "interrupt_after": self._kwargs.interrupt_after,
             "durability": self._kwargs.durability,
@@ -224,6 +226,8 @@ class Execution:
             return
         async for part in graph.astream(given, config, **options):
             *ns, mode, chunk = part
+            if mode == "checkpoints" and not (ns and ns[0]):
+                self._last_checkpoint = chunk
             for event in modes.events(tuple(ns[0]) if ns else (), mode, chunk):
                 yield event
 
@@ -264,13 +268,10 @@ class Execution:
         return _names(self._kwargs.interrupt_after, parent.next)
 
     def _graph(self, config: RunnableConfig | None = None) -> Any:
-        saver = FencedSaver(
-            self._shop.database, serde=JsonPlusSerializer(allowed_msgpack_modules=None), fence=self.claim.fence
-        )
         return self._shop.graphs.open(
             self.claim.graph_id or "",
             config or self._config(),
-            checkpointer=saver,
+            checkpointer=FencedSaver(self._shop.database, self.claim.fence),
             store=self._shop.store,
             context=self._kwargs.context,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from langgraph.types import StateSnapshot
@@ -17,15 +17,30 @@ ROOT = "__root__"
 
 def outcome_of(snapshot: StateSnapshot, *, error: Mapping[str, str] | None = None, failed: bool = False) -> Outcome:
     """The thread's new standing; each element of a list channel is serialised once, for the row and the answer."""
-    values = snapshot.values if isinstance(snapshot.values, Mapping) else {ROOT: snapshot.values}
     checkpoint_id = snapshot.config["configurable"].get("checkpoint_id")
     return Outcome(
         checkpoint_id=checkpoint_id,
-        values={channel: _ready(value) for channel, value in values.items()},
+        values=_values(snapshot.values),
         interrupts=codec.loads(codec.dumps(interrupts_by_task(snapshot))),
         unfinished=bool(snapshot.next),
         error=error,
         failed=failed,
+    )
+
+
+def finished_outcome(checkpoint: Mapping[str, Any] | None) -> Outcome | None:
+    """The outcome of a graph that ran to its end, from the last item of its `checkpoints` stream.
+
+    Spares reading back the whole state that was in memory a moment ago. None while tasks are left: what they ask stands
+    in writes that the stream does not show.
+    """
+    if checkpoint is None or checkpoint["next"]:
+        return None
+    return Outcome(
+        checkpoint_id=checkpoint["config"]["configurable"]["checkpoint_id"],
+        values=_values(checkpoint["values"]),
+        interrupts={},
+        unfinished=False,
     )
 
 
@@ -42,6 +57,11 @@ def result_json(outcome: Outcome, error: Mapping[str, str] | None) -> bytes:
     if asked := [question for task in outcome.interrupts.values() for question in task]:
         parts.append(b'"__interrupt__":' + codec.dumps(asked))
     return b"{" + b",".join(parts) + b"}"
+
+
+def _values(state: Any) -> Mapping[str, bytes | Sequence[bytes]]:
+    channels = state if isinstance(state, Mapping) else {ROOT: state}
+    return {channel: _ready(value) for channel, value in channels.items()}
 
 
 def _ready(value: Any) -> bytes | list[bytes]:

@@ -11,7 +11,6 @@ from typing import Any
 from uuid import UUID
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.errors import InvalidUpdateError
 from langgraph.store.base import BaseStore
 from langgraph.types import StateSnapshot
@@ -110,7 +109,7 @@ class States:
         return dict(updated["configurable"])
 
     def _graph(self, graph_id: str, config: RunnableConfig, fence: Fence | None = None) -> Any:
-        saver = FencedSaver(self._database, serde=JsonPlusSerializer(allowed_msgpack_modules=None), fence=fence)
+        saver = FencedSaver(self._database, fence)
         access: AccessContext = "threads.update" if fence else "threads.read"
         try:
             return self._graphs.open(graph_id, config, checkpointer=saver, store=self._store, access=access)

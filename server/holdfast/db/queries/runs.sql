@@ -141,6 +141,7 @@ SELECT run_id, thread_id, assistant_id, status, metadata, kwargs, multitask_stra
 FROM holdfast.runs
 WHERE owner = %(owner)s AND thread_id = %(thread_id)s
   AND (%(run_id)s::uuid IS NULL OR run_id = %(run_id)s)
+  AND EXISTS (SELECT FROM holdfast.threads t WHERE t.thread_id = runs.thread_id AND t.deleted_at IS NULL)
   AND (%(status)s::text IS NULL OR status = %(status)s)
 ORDER BY seq DESC
 LIMIT %(limit)s OFFSET %(offset)s
