@@ -106,6 +106,7 @@ CREATE UNIQUE INDEX one_running_run_per_thread ON holdfast.runs (thread_id) WHER
 CREATE INDEX runs_to_claim ON holdfast.runs (seq) WHERE status = 'pending';
 CREATE INDEX runs_by_worker ON holdfast.runs (worker_id) WHERE status = 'running';
 CREATE INDEX runs_by_thread ON holdfast.runs (thread_id, seq);
+CREATE INDEX active_runs_by_thread ON holdfast.runs (thread_id, seq) WHERE status IN ('pending', 'running');
 
 -- Which run answers which question. The key is invariant 3: one question, one answer.
 CREATE TABLE holdfast.answers (

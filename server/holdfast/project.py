@@ -34,10 +34,12 @@ IMAGE_KEYS = frozenset(
     }
 )
 
+LOCKS = ("auth", "encryption")
+"""Sections whose absence would leave something open that their author wanted shut."""
+
 # Known sections that change nothing here yet, and what their absence means for the one who wrote them.
 SECTIONS_WITHOUT_EFFECT: Mapping[str, str] = {
     "checkpointer": "checkpoints are kept in Holdfast's Postgres, without a TTL",
-    "encryption": "data is stored without custom encryption",
     "http": "no custom routes, headers or CORS rules are applied",
     "priority": "runs have no priorities",
     "store": "the store has no vector index and no TTL",
@@ -143,7 +145,7 @@ class _Reader:
         self._warnings: list[str] = []
 
     def project(self, document: dict[str, Any]) -> Project:
-        self._refuse_auth(document)
+        self._refuse_missing_locks(document)
         settings = self._settings(document)
         self._note_unknown_keys(document)
         return Project(
@@ -159,10 +161,13 @@ class _Reader:
     def _error(self, text: str) -> ProjectError:
         return ProjectError(f"{self._path}: {text}")
 
-    def _refuse_auth(self, document: dict[str, Any]) -> None:
-        # A server that ignores the configured authentication is an open door that looks shut.
-        if document.get("auth"):
-            raise self._error("'auth' is set, but custom auth is not supported yet, so this project is not served")
+    def _refuse_missing_locks(self, document: dict[str, Any]) -> None:
+        # A server that ignores the configured authentication or encryption is an open door that looks shut.
+        for key in LOCKS:
+            if document.get(key):
+                raise self._error(
+                    f"{key!r} is set, but custom {key} is not supported yet, so this project is not served"
+                )
 
     def _settings(self, document: dict[str, Any]) -> dict[str, Any]:
         settings: dict[str, Any] = {}
@@ -178,7 +183,7 @@ class _Reader:
         return settings
 
     def _note_unknown_keys(self, document: dict[str, Any]) -> None:
-        known = {"graphs", "dependencies", "env", "auth", *IMAGE_KEYS, *SECTIONS_WITHOUT_EFFECT}
+        known = {"graphs", "dependencies", "env", *LOCKS, *IMAGE_KEYS, *SECTIONS_WITHOUT_EFFECT}
         self._warnings.extend(f"{self._path}: unknown key {key!r}" for key in document if key not in known)
 
     def _graphs(self, document: dict[str, Any]) -> dict[str, GraphSpec]:

@@ -147,7 +147,7 @@ def test_an_unknown_key_is_named_in_a_warning(tmp_path: Path) -> None:
     assert any("unknown key 'descripton' in graph 'a'" in warning for warning in project.warnings)
 
 
-@pytest.mark.parametrize("key", ["store", "checkpointer", "http", "webhooks", "ui", "encryption", "priority"])
+@pytest.mark.parametrize("key", ["store", "checkpointer", "http", "webhooks", "ui", "priority"])
 def test_a_section_without_effect_is_kept_and_said(tmp_path: Path, key: str) -> None:
     section = {"path": "./somewhere.py:thing"}
 
@@ -164,9 +164,10 @@ def test_keys_for_building_images_are_nothing_to_warn_about(tmp_path: Path) -> N
     assert project.warnings == ()
 
 
-def test_custom_auth_is_refused_rather_than_ignored(tmp_path: Path) -> None:
-    with pytest.raises(ProjectError, match="custom auth is not supported yet"):
-        load(tmp_path, auth={"path": "./auth.py:auth"})
+@pytest.mark.parametrize("key", ["auth", "encryption"])
+def test_a_lock_that_we_do_not_have_is_refused_rather_than_ignored(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ProjectError, match=f"custom {key} is not supported yet"):
+        load(tmp_path, **{key: {"path": "./lock.py:lock"}})
 
 
 def test_the_environment_may_be_a_map(tmp_path: Path) -> None:

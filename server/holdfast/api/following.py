@@ -10,6 +10,7 @@ from holdfast.api.starting import Started
 from holdfast.db.runs import CancelAction
 from holdfast.errors import HoldfastError, Invalid, Missing
 from holdfast.rules.caller import Caller
+from holdfast.rules.run import FAILED
 from holdfast.wire import codec, sse
 from holdfast.wire.modes import STREAM_MODES
 from holdfast.wire.threads import result_view
@@ -107,7 +108,7 @@ async def _filtered(frames: AsyncIterator[list[bytes]], modes: frozenset[str]) -
 
 async def _stored_result(with_: Services, who: Caller, run: Started) -> bytes:
     row = await with_.runs.find(who, run.run_id, run.thread_id)
-    if row is not None and row["error"] is not None and row["status"] in ("error", "timeout"):
+    if row is not None and row["error"] is not None and row["status"] in FAILED:
         return codec.dumps({"__error__": row["error"]})
     thread = await with_.threads.result(who, run.thread_id)
     if thread is None:

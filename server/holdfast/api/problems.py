@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from holdfast.api.responses import Json
-from holdfast.errors import BadRequest, DatabaseUnavailable, HoldfastError, Invalid, Refusal, UnknownGraph
+from holdfast.errors import BadRequest, DatabaseUnavailable, HoldfastError, Invalid, Refusal, UnknownGraph, Unsaveable
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Refusal, _refusal)
     app.add_exception_handler(UnknownGraph, _unknown_graph)
     app.add_exception_handler(DatabaseUnavailable, _unavailable)
+    app.add_exception_handler(Unsaveable, _unsaveable)
     app.add_exception_handler(HoldfastError, _unexpected)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
@@ -63,6 +64,10 @@ async def _unknown_graph(_: Request, error: Exception) -> Response:
 async def _unavailable(_: Request, error: Exception) -> Response:
     logger.warning("answered 503: %s", error)
     return detail(503, "The database is not available right now.", {"retry-after": str(RETRY_AFTER_SECONDS)})
+
+
+async def _unsaveable(_: Request, error: Exception) -> Response:
+    return detail(Invalid.status, f"The database cannot hold this value: {error}")
 
 
 async def _invalid(_: Request, error: Exception) -> Response:

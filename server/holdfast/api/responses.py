@@ -109,7 +109,8 @@ async def _kept_alive(batches: AsyncIterator[list[bytes]], sign: bytes) -> Async
     try:
         while True:
             await asyncio.wait([pending], timeout=max(0.0, due - time.monotonic()))
-            if time.monotonic() >= due:
+            # The event loop's timer may fire a little early; a wake without a batch is the timer's all the same.
+            if not pending.done() or time.monotonic() >= due:
                 due += KEEP_ALIVE_SECONDS
                 yield sign
                 continue

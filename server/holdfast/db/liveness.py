@@ -45,7 +45,7 @@ class Reports:
     """Where the thread reports to; called from the thread."""
 
     dead: Callable[[Sequence[UUID]], None]
-    """These workers are dead: their runs may be taken over."""
+    """These workers are dead: their runs may be taken over. Said again with every beat until that has happened."""
     lost: Callable[[], None]
     """Somebody judged this worker dead: its runs are no longer its own."""
 
@@ -66,7 +66,6 @@ class Liveness:
         self._stopping = threading.Event()
         self._registered = threading.Event()
         self._unbroken_since = 0.0
-        self._reported: set[UUID] = set()
         self._thread = threading.Thread(target=self._run, name="holdfast-liveness", daemon=True)
 
     def start(self, *, timeout: float = 30.0) -> None:
@@ -88,10 +87,6 @@ class Liveness:
             self._thread.join(timeout=5.0)
         self._wake.close()
         self._waker.close()
-
-    def forget(self, dead: Sequence[UUID]) -> None:
-        """The takeover of these workers failed; report them again with the next beat."""
-        self._reported.difference_update(dead)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -148,16 +143,13 @@ class Liveness:
             "restart_grace": RESTART_GRACE_SECONDS,
         }
         others = conn.execute(self._sql["others"], params).fetchall()
-        self._reported &= {row["worker_id"] for row in others}
         observing_for = time.monotonic() - self._unbroken_since
         dead = [
             row["worker_id"]
             for row in others
-            if row["worker_id"] not in self._reported
-            and is_dead(self._signs(row), observing_for=observing_for, lease=self._lease)
+            if is_dead(self._signs(row), observing_for=observing_for, lease=self._lease)
         ]
         if dead:
-            self._reported.update(dead)
             self._reports.dead(dead)
 
     def _signs(self, row: DictRow) -> Signs:

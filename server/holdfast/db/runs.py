@@ -263,6 +263,8 @@ class Runs:
     async def delete_thread(self, caller: Caller, thread_id: UUID) -> list[UUID]:
         """Delete a thread, its runs cancelled; returns the running ones, whose workers have to be told.
 
+        While a worker still holds a run of it the thread is only hidden, and the sweep removes it.
+
         Raises:
             Missing: no such thread of this caller.
         """
@@ -272,7 +274,11 @@ class Runs:
             if await deleted.fetchone() is None:
                 raise threads.missing(thread_id)
             active = await self._all(conn, "active", {"thread_id": thread_id})
-            return [run["run_id"] for run in active if await self._cancel(conn, run["run_id"], "interrupt")]
+            stopping = [run["run_id"] for run in active if await self._cancel(conn, run["run_id"], "interrupt")]
+            if not stopping:
+                await conn.execute(statements("threads")["erase"], params)
+                await conn.execute(statements("threads")["erase_checkpoints"], {"thread_ids": [str(thread_id)]})
+            return stopping
 
     async def get(self, caller: Caller, thread_id: UUID, run_id: UUID) -> DictRow:
         """One run.

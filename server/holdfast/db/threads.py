@@ -169,8 +169,7 @@ class Threads:
             cursor = await conn.execute(self._sql["sweep"], {"grace": grace, "batch": batch})
             gone = [row["thread_id"] for row in await cursor.fetchall()]
             if gone:
-                for table in ("checkpoints", "checkpoint_blobs", "checkpoint_writes"):
-                    await conn.execute(f"DELETE FROM {table} WHERE thread_id = ANY(%s)", [gone])
+                await conn.execute(self._sql["erase_checkpoints"], {"thread_ids": gone})
         return len(gone)
 
     async def _one(self, verb: str, caller: Caller, thread_id: UUID, params: dict[str, Any]) -> None:

@@ -51,6 +51,8 @@ RUN_MOVES: Mapping[RunStatus, Mapping[RunVerb, RunStatus]] = {
 
 TERMINAL = frozenset(status for status, moves in RUN_MOVES.items() if not moves)
 ACTIVE = frozenset(RUN_MOVES) - TERMINAL
+FAILED = frozenset({RunStatus.ERROR, RunStatus.TIMEOUT})
+"""Who waits for such a run gets its error instead of values."""
 
 
 class StopReason(StrEnum):

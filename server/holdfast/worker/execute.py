@@ -36,7 +36,7 @@ from holdfast.db.runs import Claimed, RunEnd, Runs, cancel_error
 from holdfast.db.threads import Outcome
 from holdfast.errors import DatabaseError, FenceLost, HoldfastError
 from holdfast.rules.recovery import Dispatch, Standing, recovery, still_pending
-from holdfast.rules.run import RunStatus, StopReason
+from holdfast.rules.run import FAILED, RunStatus, StopReason
 from holdfast.wire import codec
 from holdfast.wire.modes import Modes
 from holdfast.wire.runs import RunKwargs
@@ -110,7 +110,7 @@ class Execution:
             if end is not None:
                 await self._shop.runs.end(self.claim, end)
                 over = True
-                result = result_json(end.outcome, end.error) if end.outcome else None
+                result = _result(end)
         except FenceLost:
             logger.warning("run %s belongs to a newer claim; this attempt ends", self.claim.run_id)
         except DatabaseError:
@@ -309,6 +309,12 @@ class Execution:
         if self._kwargs.checkpoint is None or self.claim.attempt > 1:
             return {}
         return dict(self._kwargs.checkpoint)
+
+
+def _result(end: RunEnd) -> bytes | None:
+    if end.outcome is None:
+        return None
+    return result_json(end.outcome, end.error if end.status in FAILED else None)
 
 
 def _latest(run: Claimed) -> RunnableConfig:

@@ -21,12 +21,13 @@ DELETED_GRACE_SECONDS = 120.0
 async def keep_house(worker: Worker, threads: Threads, events: EventLog, *, event_ttl: float) -> None:
     """Go round until cancelled."""
     while True:
-        await asyncio.sleep(ROUND_SECONDS)
         try:
             await worker.reconcile()
+            await worker.adopt_orphans()
             while await threads.sweep(grace=DELETED_GRACE_SECONDS, batch=BATCH) == BATCH:
                 continue
             while await events.expire(ttl=event_ttl, batch=BATCH) == BATCH:
                 continue
         except DatabaseError as error:
             logger.warning("housekeeping postponed: %s", error)
+        await asyncio.sleep(ROUND_SECONDS)

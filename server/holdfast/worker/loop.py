@@ -41,6 +41,7 @@ class Worker:
         self._tasks: dict[UUID, asyncio.Task[None]] = {}
         self._adrift: set[UUID] = set()
         self._draining = False
+        self._taking_over = False
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -79,8 +80,10 @@ class Worker:
         self._spawn(self._apply_cancels(), "cancels")
 
     def dead_workers(self, dead: Sequence[UUID]) -> None:
-        """Take over what these workers held."""
-        self._spawn(self._take_over(dead), "take-over")
+        """Take over what these workers held; one takeover at a time, since the dead are reported again and again."""
+        if not self._taking_over:
+            self._taking_over = True
+            self._spawn(self._take_over(dead), "take-over")
 
     def lease_lost(self) -> None:
         """Somebody judged this worker dead: find out what is still its own."""
@@ -181,8 +184,18 @@ class Worker:
             if execution := self._executions.get(run_id):
                 execution.stop(StopReason(action))
 
+    async def adopt_orphans(self) -> None:
+        """Take over runs whose worker is gone without a trace: it left while they were being claimed."""
+        if taken := await self._runs.requeue_dead(()):
+            logger.warning("%d runs had lost their worker; they return to the queue", len(taken))
+            self._wake.set()
+            self._bell.ring("run")
+
     async def _take_over(self, dead: Sequence[UUID]) -> None:
-        taken = await self._runs.requeue_dead(dead)
+        try:
+            taken = await self._runs.requeue_dead(dead)
+        finally:
+            self._taking_over = False
         logger.warning("%d workers died; %d runs return to the queue", len(dead), len(taken))
         if taken:
             self._wake.set()

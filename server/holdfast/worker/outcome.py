@@ -51,7 +51,7 @@ def pending_ids(snapshot: StateSnapshot) -> frozenset[str]:
 
 def result_json(outcome: Outcome, error: Mapping[str, str] | None) -> bytes:
     """What `wait` and `join` answer: the values, `__interrupt__` if something is asked, `__error__` if it failed."""
-    if error is not None and outcome.failed:
+    if error is not None:
         return codec.dumps({"__error__": error})
     parts = [codec.dumps(channel) + b":" + _joined(value) for channel, value in outcome.values.items()]
     if asked := [question for task in outcome.interrupts.values() for question in task]:

@@ -6,12 +6,12 @@ running there; every checkpoint it saves is fenced by it, and a run that is admi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.errors import InvalidUpdateError
 from langgraph.store.base import BaseStore
 from langgraph.types import StateSnapshot
 from langgraph_sdk.runtime import AccessContext
@@ -19,7 +19,7 @@ from langgraph_sdk.runtime import AccessContext
 from holdfast.db.checkpoints import Fence, FencedSaver
 from holdfast.db.pool import Database
 from holdfast.db.threads import Threads
-from holdfast.errors import BadRequest, FenceLost, HoldfastError, UnknownGraph
+from holdfast.errors import BadRequest, Conflict, FenceLost, HoldfastError, UnknownGraph
 from holdfast.rules.caller import Caller
 from holdfast.wire.state import thread_state
 from holdfast.worker.graphs import Graphs
@@ -47,8 +47,9 @@ class States:
         graph_id = standing["metadata"].get("graph_id")
         if graph_id is None:
             return thread_state(_empty(config))
-        async with self._graph(graph_id, config) as graph:
-            return thread_state(await graph.aget_state(config, subgraphs=subgraphs))
+        with _guarded("The thread's state cannot be read"):
+            async with self._graph(graph_id, config) as graph:
+                return thread_state(await graph.aget_state(config, subgraphs=subgraphs))
 
     async def history(
         self,
@@ -67,11 +68,12 @@ class States:
             return []
         config = _config(thread_id, checkpoint)
         earlier = _config(thread_id, {"checkpoint_id": before}) if before else None
-        async with self._graph(graph_id, config) as graph:
-            snapshots = graph.aget_state_history(
-                config, filter=dict(metadata) if metadata else None, before=earlier, limit=limit
-            )
-            return [thread_state(snapshot) async for snapshot in snapshots]
+        with _guarded("The thread's history cannot be read"):
+            async with self._graph(graph_id, config) as graph:
+                snapshots = graph.aget_state_history(
+                    config, filter=dict(metadata) if metadata else None, before=earlier, limit=limit
+                )
+                return [thread_state(snapshot) async for snapshot in snapshots]
 
     async def update(
         self,
@@ -95,16 +97,10 @@ class States:
         token = await self._threads.begin_edit(caller, thread_id)
         config = _config(thread_id, checkpoint)
         config["metadata"] = {"graph_id": graph_id, "assistant_id": standing["metadata"].get("assistant_id")}
-        async with self._graph(graph_id, config, Fence("edit", thread_id, token)) as graph:
-            try:
+        with _guarded("The graph refuses this update"):
+            async with self._graph(graph_id, config, Fence("edit", thread_id, token)) as graph:
                 updated = await graph.aupdate_state(config, values, as_node=as_node)
-            except FenceLost as lost:
-                raise BadRequest("The thread was changed while its state was being updated.") from lost
-            except HoldfastError:
-                raise
-            except (InvalidUpdateError, ValueError, TypeError, KeyError, AttributeError) as refused:
-                raise BadRequest(str(refused) or type(refused).__name__) from refused
-            snapshot = await graph.aget_state(_config(thread_id, None))
+                snapshot = await graph.aget_state(_config(thread_id, None))
         await self._threads.end_edit(thread_id, token, outcome_of(snapshot))
         return dict(updated["configurable"])
 
@@ -115,6 +111,19 @@ class States:
             return self._graphs.open(graph_id, config, checkpointer=saver, store=self._store, access=access)
         except UnknownGraph as unknown:
             raise BadRequest(str(unknown)) from unknown
+
+
+@contextmanager
+def _guarded(what: str) -> Iterator[None]:
+    """The user's reducers and schemas run inside; whatever they raise is an answer, never a 500."""
+    try:
+        yield
+    except FenceLost as lost:
+        raise Conflict("The thread was changed while its state was being updated.") from lost
+    except HoldfastError:
+        raise
+    except Exception as error:
+        raise BadRequest(f"{what}: {error or type(error).__name__}") from error
 
 
 def _config(thread_id: UUID, checkpoint: Checkpoint | None) -> RunnableConfig:

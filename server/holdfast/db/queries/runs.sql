@@ -37,8 +37,10 @@ WITH next AS (
       AND (%(run_id)s::uuid IS NULL OR r.run_id = %(run_id)s)
       AND NOT EXISTS (
           SELECT FROM holdfast.runs earlier
-          WHERE earlier.thread_id = r.thread_id
-            AND (earlier.status = 'running' OR earlier.status = 'pending' AND earlier.seq < r.seq))
+          WHERE earlier.thread_id = r.thread_id AND earlier.seq < r.seq AND earlier.status IN ('pending', 'running'))
+      AND NOT EXISTS (
+          SELECT FROM holdfast.runs other
+          WHERE other.thread_id = r.thread_id AND other.status = 'running')
     ORDER BY r.seq
     LIMIT %(limit)s
     FOR UPDATE SKIP LOCKED

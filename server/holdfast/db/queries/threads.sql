@@ -77,6 +77,17 @@ SET deleted_at = holdfast.now()
 WHERE thread_id = %(thread_id)s AND owner = %(owner)s AND deleted_at IS NULL
 RETURNING thread_id
 
+-- name: erase
+DELETE FROM holdfast.threads WHERE thread_id = %(thread_id)s
+
+-- name: erase_checkpoints
+WITH writes AS (
+    DELETE FROM checkpoint_writes WHERE thread_id = ANY(%(thread_ids)s::text[])
+), blobs AS (
+    DELETE FROM checkpoint_blobs WHERE thread_id = ANY(%(thread_ids)s::text[])
+)
+DELETE FROM checkpoints WHERE thread_id = ANY(%(thread_ids)s::text[])
+
 -- name: occupy
 UPDATE holdfast.threads
 SET status = 'busy',
