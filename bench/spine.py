@@ -120,7 +120,8 @@ def growth(url: str, data_dir: Path, turns: int) -> None:
         thread = http.post("/threads", json={}).json()["thread_id"]
         for number in range(turns):
             began = time.perf_counter()
-            with http.stream("POST", f"/threads/{thread}/runs/stream", json=turn(f"hello number {number}: {FILLER}")) as answer:
+            said = turn(f"hello number {number}: {FILLER}")
+            with http.stream("POST", f"/threads/{thread}/runs/stream", json=said) as answer:
                 for _ in answer.iter_raw():
                     pass
             latencies.append(time.perf_counter() - began)

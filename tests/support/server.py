@@ -47,6 +47,9 @@ class Server:
             self._command += ["--data-dir", str(data_dir)]
         self._environment = {**os.environ, "PYTHONPATH": str(ROOT / "server"), **environment}
         self._environment.pop("OPENAI_API_KEY", None)
+        if not database_url:
+            # A data directory asks for the embedded Postgres, whatever this machine offers.
+            self._environment.pop("DATABASE_URL", None)
         self._log = tempfile.NamedTemporaryFile("w+", prefix=f"holdfast-{part}-", suffix=".log")  # noqa: SIM115
         self._process: subprocess.Popen[str] | None = None
 
@@ -62,6 +65,10 @@ class Server:
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
+
+    @property
+    def is_up(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     @property
     def log(self) -> str:
@@ -95,11 +102,16 @@ class Server:
         assert self._process is not None
         if self._process.poll() is None:
             self.signal(signal.SIGTERM)
-            try:
-                self._process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                self.kill()
-        return int(self._process.returncode)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for the process to end, killing it if it takes too long; the exit status."""
+        assert self._process is not None
+        try:
+            return self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return int(self._process.returncode)
 
     def client(self, **headers: str) -> LangGraphClient:
         return get_client(url=self.url, headers=headers)

@@ -6,8 +6,6 @@ import operator
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from holdfast.wire.codec import dumps, loads
-from holdfast.wire.modes import Modes
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
@@ -16,6 +14,9 @@ from langgraph.config import get_stream_writer
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import interrupt
+
+from holdfast.wire.codec import dumps, loads
+from holdfast.wire.modes import Modes
 
 Graph = CompiledStateGraph[Any, Any, Any, Any]
 INPUT = {"messages": [{"type": "human", "content": "hi", "id": "h1"}], "steps": []}

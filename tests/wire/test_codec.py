@@ -15,8 +15,6 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from holdfast.errors import Conflict, DatabaseError, UnserializableValue
-from holdfast.wire.codec import MAX_BODY_DEPTH, MAX_DEPTH, dumps, error_body, loads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.documents import Document
@@ -33,6 +31,9 @@ from langchain_core.messages import (
 from langgraph.errors import GraphRecursionError, InvalidUpdateError
 from langgraph.types import Command, Interrupt, Send
 from pydantic import BaseModel, SecretStr, field_serializer
+
+from holdfast.errors import Conflict, DatabaseError, UnserializableValue
+from holdfast.wire.codec import MAX_BODY_DEPTH, MAX_DEPTH, dumps, error_body, loads
 
 Point = namedtuple("Point", "x y")
 INVALID = "Invalid JSON in request body"

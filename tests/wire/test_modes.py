@@ -5,10 +5,10 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from holdfast.wire.modes import STREAM_MODES, Modes
 from langchain_core.messages import AIMessageChunk
 from langgraph.types import Command
 
+from holdfast.wire.modes import STREAM_MODES, Modes
 from tests.wire.graphs import (
     conversation,
     events_of,

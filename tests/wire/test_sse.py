@@ -3,10 +3,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from holdfast.wire.codec import dumps
-from holdfast.wire.sse import HEARTBEAT, event_id, event_name, frame, matches, parse_last_event_id, split
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from holdfast.wire.codec import dumps
+from holdfast.wire.sse import HEARTBEAT, event_id, event_name, frame, matches, parse_last_event_id, split
 
 NAMES = st.from_regex(r"[a-z]+(/[a-z]+)?(\|[\w:-]+){0,3}", fullmatch=True)
 DATA = st.recursive(

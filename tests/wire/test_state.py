@@ -3,10 +3,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from holdfast.wire.codec import dumps, loads
-from holdfast.wire.state import checkpoint_of, interrupts_by_task, public_config, thread_state
 from langgraph.types import Command, Interrupt, PregelTask, StateSnapshot
 
+from holdfast.wire.codec import dumps, loads
+from holdfast.wire.state import checkpoint_of, interrupts_by_task, public_config, thread_state
 from tests.wire.graphs import INPUT, Graph, conversation, failing, thread, two_questions, two_questions_inside
 
 FIELDS = {

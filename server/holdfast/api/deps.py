@@ -155,7 +155,7 @@ async def read_json(request: Request) -> Any:
         if len(received) > limit:
             raise TooLarge(f"The request body is larger than {limit} bytes")
     try:
-        return codec.loads(bytes(received))
+        return codec.loads_request(bytes(received))
     except ValueError as error:
         raise Invalid(str(error)) from None
 

@@ -62,7 +62,7 @@ class Bell:
             self._ringing = asyncio.create_task(self._send(), name="bell-ring")
 
     async def listen(self) -> None:
-        """Listen until cancelled."""
+        """Listen until cancelled; ends at once where there is no place to listen."""
         if self._listen_url is None:
             return
         while True:

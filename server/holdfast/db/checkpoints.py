@@ -13,12 +13,12 @@ put as a pipeline of statements. This one keeps its tables and its reading code 
   a leftover of a rolled-back input must not win over the new one.
 
 Strings that JSONB refuses (NUL, lone surrogates), NaN and integers over 64 bits would fail inline in the `checkpoint`
-column, so such values travel as blobs; the stock reading code finds them there.
+column, and it would change -0.0 and large floats, so such values travel as blobs; the stock reading code finds them
+there.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -53,6 +53,8 @@ SAVE_RETRY_SECONDS = 120.0
 """How long a save outlives a lost database before the run gives up."""
 
 _MAX_INLINE_INT = 2**63
+_MAX_INLINE_FLOAT = 1e16
+"""JSONB writes larger ones without fraction or exponent: they would come back as integers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,8 @@ class FencedSaver(AsyncPostgresSaver):
             blobs,
             {channel: version for channel, version in new_versions.items() if channel in blobs},
         )
+        # Before the save: the writes of the first tasks are under way at the same time.
+        self._own_checkpoints.add(checkpoint["id"])
         await self._save(
             "put",
             {
@@ -128,7 +132,6 @@ class FencedSaver(AsyncPostgresSaver):
                 "metadata": Jsonb(_plain(get_serializable_checkpoint_metadata(config, metadata))),
             },
         )
-        self._own_checkpoints.add(checkpoint["id"])
         return {
             "configurable": {
                 "thread_id": configurable["thread_id"],
@@ -144,6 +147,8 @@ class FencedSaver(AsyncPostgresSaver):
         task_id: str,
         task_path: str = "",
     ) -> None:
+        if not writes:
+            return
         configurable = config["configurable"]
         regular = [channel for channel, _ in writes if channel not in WRITES_IDX_MAP]
         rows = self._dump_writes(
@@ -221,7 +226,7 @@ def _fits_jsonb(value: Any) -> bool:
         return type(value) is str and _plain_text(value)
     if isinstance(value, int):
         return type(value) is int and -_MAX_INLINE_INT <= value < _MAX_INLINE_INT
-    return type(value) is float and math.isfinite(value)
+    return type(value) is float and abs(value) < _MAX_INLINE_FLOAT and repr(value) != "-0.0"
 
 
 def _plain_text(text: str) -> bool:

@@ -114,12 +114,10 @@ class Liveness:
 
     def _live(self, conn: Connection[DictRow]) -> None:
         self._register(conn)
-        self._registered.set()
         self._unbroken_since = self._unbroken_since or time.monotonic()
         while not self._stopping.is_set():
             if not self._beat(conn):
                 self._register(conn)
-                self._reports.lost()
             self._look_around(conn)
             self._wait(conn)
         conn.execute(self._sql["leave"], {"worker_id": self._worker_id})
@@ -129,7 +127,10 @@ class Liveness:
             conn.execute("SELECT pg_try_advisory_lock(%s, %s)", [LOCK_CLASS, self._lock_key])
         params: dict[str, Any] = {"worker_id": self._worker_id, "host": self._place, "pid": os.getpid()}
         params |= {"lock_key": self._lock_key, "has_lock": self._sessions, "lease": self._lease}
-        conn.execute(self._sql["register"], params)
+        row = conn.execute(self._sql["register"], params).fetchone()
+        if row is not None and row["is_new"] and self._registered.is_set():
+            self._reports.lost()
+        self._registered.set()
 
     def _beat(self, conn: Connection[DictRow]) -> bool:
         params = {"worker_id": self._worker_id, "lease": self._lease}

@@ -38,7 +38,19 @@ WORKER_RESERVE = 4
 ACQUIRE_SECONDS = 10.0
 """How long a call waits for a connection before it is answered with DatabaseUnavailable."""
 
-_UNAVAILABLE = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, PoolClosed, TooManyRequests)
+FROZEN_SECONDS = 10
+"""A transaction in which nothing happens for so long is rolled back: whoever is frozen in the middle of one must not
+keep its row locks from those who take over. Behind a transaction pooler this is the pooler's business."""
+
+_UNSAVEABLE = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex)
+_UNAVAILABLE = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+    PoolTimeout,
+    PoolClosed,
+    TooManyRequests,
+)
 
 
 class Database:
@@ -52,7 +64,7 @@ class Database:
             open=False,
             timeout=ACQUIRE_SECONDS,
             reconnect_timeout=5.0,
-            configure=_configure,
+            configure=_configure if transaction_pooler else _configure_session,
             kwargs={
                 "autocommit": True,
                 "row_factory": dict_row,
@@ -126,7 +138,7 @@ class translated:  # noqa: N801 - reads as a statement: `with translated():`
         return None
 
     def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
-        if isinstance(error, psycopg.DataError | psycopg.errors.ProgramLimitExceeded):
+        if isinstance(error, _UNSAVEABLE):
             raise Unsaveable(str(error)) from error
         if isinstance(error, _UNAVAILABLE):
             raise DatabaseUnavailable(str(error) or type(error).__name__) from error
@@ -147,6 +159,11 @@ def _json(value: Any) -> bytes:
     except orjson.JSONEncodeError:
         # Integers over 64 bits: JSONB holds them, orjson does not write them.
         return json.dumps(value, ensure_ascii=False).encode(errors="replace")
+
+
+async def _configure_session(conn: AsyncConnection[Any]) -> None:
+    await _configure(conn)
+    await conn.execute(f"SET idle_in_transaction_session_timeout = '{FROZEN_SECONDS}s'")
 
 
 async def _configure(conn: AsyncConnection[Any]) -> None:

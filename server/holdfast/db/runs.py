@@ -421,6 +421,7 @@ class Runs:
     async def _take_back(self, conn: Connection, run: Claimed, end: RunEnd) -> None:
         # The thread row still shows what was there before the run: only its last words are new.
         params = {"run_id": run.run_id, "thread_id": run.thread_id}
+        await conn.execute(self._sql["return_writes"], params)
         await conn.execute(self._sql["drop_checkpoints"], params)
         await conn.execute(self._sql["erase"], params)
         await self._rest(conn, run.thread_id, end.error, failed=False, event_seq=end.event_seq)

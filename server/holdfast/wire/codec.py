@@ -63,6 +63,7 @@ _CONTAINERS = frozenset({dict, list})
 _ZEROED = bytes.maketrans(b"123456789", b"000000000")
 _WIDE_NUMBER = b"0" * 19
 _PRINTABLE_INT_BITS = 14_000
+_MIN_INT, _MAX_INT = -(2**63), 2**64 - 1
 
 
 def dumps(value: Any) -> bytes:
@@ -98,6 +99,20 @@ def loads(body: bytes) -> Any:
     if body.count(b"[") + body.count(b"{") > MAX_BODY_DEPTH and _deeper_than(MAX_BODY_DEPTH, value):
         raise ValueError("Invalid JSON in request body")
     return value
+
+
+def loads_request(body: bytes) -> Any:
+    """What a client sent. Raises `ValueError` also for integers over 64 bits, which no checkpoint can hold."""
+    value = loads(body)
+    if _WIDE_NUMBER in body.translate(_ZEROED):
+        json.loads(body, parse_int=_refuse_wide)
+    return value
+
+
+def _refuse_wide(digits: str) -> int:
+    if not _MIN_INT <= (number := int(digits)) <= _MAX_INT:
+        raise ValueError("Integers over 64 bits are not supported")
+    return number
 
 
 def error_body(exc: BaseException) -> dict[str, str]:

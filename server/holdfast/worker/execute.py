@@ -46,8 +46,6 @@ from holdfast.worker.outcome import finished_outcome, outcome_of, pending_ids, r
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_RECURSION_LIMIT = 25
-
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
@@ -297,9 +295,10 @@ class Execution:
         config: RunnableConfig = {
             "configurable": configurable,
             "metadata": metadata,
-            "recursion_limit": given.get("recursion_limit") or DEFAULT_RECURSION_LIMIT,
             "run_id": self.claim.run_id,
         }
+        if limit := given.get("recursion_limit"):
+            config["recursion_limit"] = limit
         if tags := given.get("tags"):
             config["tags"] = tags
         return config

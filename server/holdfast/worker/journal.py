@@ -83,7 +83,10 @@ class Journal:
         return self._take_block()
 
     def _flush(self) -> None:
-        self._timer = None
+        if self._timer is not None:
+            # Many bytes came before the moment was over: it must not start a second append beside this one.
+            self._timer.cancel()
+            self._timer = None
         self._flushing = asyncio.create_task(self._write(), name=f"journal-{self._run.run_id}")
 
     async def _write(self) -> None:

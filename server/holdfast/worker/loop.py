@@ -119,8 +119,10 @@ class Worker:
 
     async def reconcile(self) -> None:
         """Make the runs executed here and the runs that the database attributes to this worker the same."""
+        # What is claimed while the database answers is not in its answer, and is no less ours.
+        executions = list(self._executions.items())
         held = await self._runs.held(self.worker_id)
-        for run_id, execution in list(self._executions.items()):
+        for run_id, execution in executions:
             if held.get(run_id) != execution.claim.fencing_token:
                 execution.stop(StopReason.LEASE_LOST)
         # A run that was just admitted, or just ended, is adrift for a moment; twice in a row means that nobody has it.

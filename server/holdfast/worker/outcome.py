@@ -11,6 +11,9 @@ from holdfast.db.threads import Outcome
 from holdfast.wire import codec
 from holdfast.wire.state import interrupts_by_task
 
+MOST_ELEMENTS = 10_000
+"""A longer list is one value: it is data rather than a record that grows by a turn, and so is a list of numbers."""
+
 ROOT = "__root__"
 """The channel name of a state that is no mapping (the functional API)."""
 
@@ -65,7 +68,10 @@ def _values(state: Any) -> Mapping[str, bytes | Sequence[bytes]]:
 
 
 def _ready(value: Any) -> bytes | list[bytes]:
-    return [codec.dumps(element) for element in value] if isinstance(value, list) else codec.dumps(value)
+    """JSON of a value, or of each element of a list that is kept element by element."""
+    if not isinstance(value, list) or len(value) > MOST_ELEMENTS or (value and isinstance(value[0], int | float)):
+        return codec.dumps(value)
+    return [codec.dumps(element) for element in value]
 
 
 def _joined(value: Any) -> bytes:

@@ -59,13 +59,17 @@ approve = (
 )
 
 
+def _ask_first(state: Log) -> Log:
+    return {"log": [{"first": interrupt({"question": "may I?"})}]}
+
+
 def _ask_again(state: Log) -> Log:
     return {"log": [{"second": interrupt({"question": "and this?"})}]}
 
 
 twice = (
     StateGraph(Log)
-    .add_node("ask", lambda state: {"log": [{"first": interrupt({"question": "may I?"})}]})
+    .add_node("ask", _ask_first)
     .add_node("ask_again", _ask_again)
     .add_edge(START, "ask")
     .add_edge("ask", "ask_again")
@@ -107,10 +111,7 @@ def _more(state: Log) -> str:
 
 
 steps = (
-    StateGraph(Log)
-    .add_node("step", _step)
-    .add_edge(START, "step")
-    .add_conditional_edges("step", _more, ["step", END])
+    StateGraph(Log).add_node("step", _step).add_edge(START, "step").add_conditional_edges("step", _more, ["step", END])
 )
 
 _inner = StateGraph(Chat).add_node("inside", _answer).add_edge(START, "inside").add_edge("inside", END).compile()
@@ -122,3 +123,20 @@ def _fail(state: Log) -> Log:
 
 
 failing = StateGraph(Log).add_node("fail", _fail).add_edge(START, "fail").add_edge("fail", END)
+
+
+class Text(TypedDict, total=False):
+    text: str
+    codes: list[int]
+    """The code points of `text`: what the graph was really given."""
+
+
+mirror = (
+    StateGraph(Text)
+    .add_node("look", lambda state: {"codes": [ord(character) for character in state["text"]]})
+    .add_edge(START, "look")
+    .add_edge("look", END)
+)
+
+_asking = StateGraph(Log).add_node("inside", _ask).add_edge(START, "inside").add_edge("inside", END).compile()
+nested_ask = StateGraph(Log).add_node("child", _asking).add_edge(START, "child").add_edge("child", END)

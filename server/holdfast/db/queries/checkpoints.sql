@@ -40,6 +40,7 @@ WITH fence AS (%%FENCE%%), command AS (
     USING fence
     WHERE w.thread_id = %(thread_id)s AND w.checkpoint_ns = %(checkpoint_ns)s
       AND w.checkpoint_id = %(checkpoint_id)s AND w.task_id = %(task_id)s AND w.idx >= %(length)s
+    RETURNING w.idx
 ), saved AS (
     INSERT INTO checkpoint_writes
         (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
@@ -49,12 +50,18 @@ WITH fence AS (%%FENCE%%), command AS (
         AS new (idx, channel, type, blob)
     ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
     DO UPDATE SET channel = EXCLUDED.channel, type = EXCLUDED.type, blob = EXCLUDED.blob
-    RETURNING idx, (xmax = 0) AS is_new
+    RETURNING idx
 ), borrowed AS (
-    INSERT INTO holdfast.borrowed_writes (run_id, checkpoint_ns, checkpoint_id, task_id, idx)
-    SELECT %(fence_id)s, %(checkpoint_ns)s, %(checkpoint_id)s, %(task_id)s, idx
-    FROM saved
-    WHERE is_new AND %(is_borrowed)s
+    -- What stood there before comes from the statement's snapshot, which none of the parts above has changed.
+    INSERT INTO holdfast.borrowed_writes
+        (run_id, checkpoint_ns, checkpoint_id, task_id, idx, old_task_path, old_channel, old_type, old_blob)
+    SELECT %(fence_id)s, %(checkpoint_ns)s, %(checkpoint_id)s, %(task_id)s, touched.idx,
+           old.task_path, old.channel, old.type, old.blob
+    FROM (SELECT idx FROM saved UNION ALL SELECT idx FROM stale) AS touched
+    LEFT JOIN checkpoint_writes old
+        ON old.thread_id = %(thread_id)s AND old.checkpoint_ns = %(checkpoint_ns)s
+       AND old.checkpoint_id = %(checkpoint_id)s AND old.task_id = %(task_id)s AND old.idx = touched.idx
+    WHERE %(is_borrowed)s
     ON CONFLICT DO NOTHING
 )
 SELECT count(*) AS saved FROM saved

@@ -25,6 +25,8 @@ ON CONFLICT DO NOTHING
 RETURNING interrupt_id
 
 -- name: release_answers
+-- Part of a run's end: from then on nothing of it can be rolled back.
+WITH settled AS (DELETE FROM holdfast.borrowed_writes WHERE run_id = %(run_id)s)
 DELETE FROM holdfast.answers
 WHERE run_id = %(run_id)s AND (%(still_asked)s::text[] IS NULL OR interrupt_id = ANY(%(still_asked)s::text[]))
 
@@ -163,6 +165,25 @@ RETURNING run_id
 -- name: erase
 DELETE FROM holdfast.runs WHERE run_id = %(run_id)s AND status NOT IN ('pending', 'running')
 
+-- name: return_writes
+-- Takes back what the run wrote to checkpoints older than itself, and brings back what it had replaced there.
+WITH borrowed AS (
+    DELETE FROM holdfast.borrowed_writes WHERE run_id = %(run_id)s
+    RETURNING *
+), gone AS (
+    DELETE FROM checkpoint_writes w USING borrowed b
+    WHERE b.old_channel IS NULL AND w.thread_id = %(thread_id)s::text
+      AND w.checkpoint_ns = b.checkpoint_ns AND w.checkpoint_id = b.checkpoint_id
+      AND w.task_id = b.task_id AND w.idx = b.idx
+)
+INSERT INTO checkpoint_writes
+    (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
+SELECT %(thread_id)s::text, checkpoint_ns, checkpoint_id, task_id, old_task_path, idx, old_channel, old_type, old_blob
+FROM borrowed
+WHERE old_channel IS NOT NULL
+ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
+DO UPDATE SET task_path = EXCLUDED.task_path, channel = EXCLUDED.channel, type = EXCLUDED.type, blob = EXCLUDED.blob
+
 -- name: drop_checkpoints
 WITH gone AS (
     DELETE FROM checkpoints
@@ -172,11 +193,6 @@ WITH gone AS (
     DELETE FROM checkpoint_writes w USING gone
     WHERE w.thread_id = %(thread_id)s::text
       AND w.checkpoint_ns = gone.checkpoint_ns AND w.checkpoint_id = gone.checkpoint_id
-), borrowed AS (
-    DELETE FROM checkpoint_writes w USING holdfast.borrowed_writes b
-    WHERE b.run_id = %(run_id)s AND w.thread_id = %(thread_id)s::text
-      AND w.checkpoint_ns = b.checkpoint_ns AND w.checkpoint_id = b.checkpoint_id
-      AND w.task_id = b.task_id AND w.idx = b.idx
 )
 DELETE FROM checkpoint_blobs bl
 USING (SELECT DISTINCT gone.checkpoint_ns, v.key AS channel, v.value AS version

@@ -91,6 +91,7 @@ DELETE FROM checkpoints WHERE thread_id = ANY(%(thread_ids)s::text[])
 -- name: occupy
 UPDATE holdfast.threads
 SET status = 'busy',
+    edit_token = NULL,
     metadata = CASE WHEN status = 'busy' THEN metadata ELSE metadata || %(stamp)s END,
     updated_at = holdfast.now()
 WHERE thread_id = %(thread_id)s
@@ -139,9 +140,11 @@ USING unnest(%(channels)s::text[], %(idxs)s::integer[]) AS gone (channel, idx)
 WHERE v.thread_id = %(thread_id)s AND v.channel = gone.channel AND v.idx = gone.idx
 
 -- name: begin_edit
+-- A statement that waited for an admission sees the thread's new row, but not the new run (EvalPlanQual): hence the status
+-- here, and the token that `occupy` takes away.
 UPDATE holdfast.threads t
 SET edit_token = nextval('holdfast.fencing_token')
-WHERE thread_id = %(thread_id)s AND owner = %(owner)s AND deleted_at IS NULL
+WHERE thread_id = %(thread_id)s AND owner = %(owner)s AND deleted_at IS NULL AND status <> 'busy'
   AND NOT EXISTS (SELECT FROM holdfast.runs r
                   WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running'))
 RETURNING edit_token

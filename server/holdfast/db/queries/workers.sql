@@ -4,6 +4,7 @@ VALUES (%(worker_id)s, %(host)s, %(pid)s, %(lock_key)s, %(has_lock)s, holdfast.n
         holdfast.now() + make_interval(secs => %(lease)s))
 ON CONFLICT (worker_id) DO UPDATE
 SET has_lock = EXCLUDED.has_lock, seen_at = EXCLUDED.seen_at, lease_until = EXCLUDED.lease_until
+RETURNING xmax = 0 AS is_new
 
 -- name: beat
 UPDATE holdfast.workers

@@ -1,0 +1,335 @@
+"""Every query knows its owner (invariant 10): keys, other people's rows, and no route left out."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any, cast
+
+import httpx
+import pytest
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+from langgraph_sdk import get_client
+from langgraph_sdk.errors import AuthenticationError, NotFoundError
+from starlette.routing import BaseRoute
+
+from holdfast.api import assistants, runs, stateless, threads
+from holdfast.api.application import create_app
+from holdfast.api.deps import Services, caller
+from tests.conftest import PROJECT
+from tests.support.postgres import Cluster
+from tests.support.server import ROOT, Server
+from tests.support.talk import LONG, get_thread, join, new_thread, refused, start, until_running, wait
+
+KEYS = "ada:key-a,bob:key-b"
+SYSTEM = {"/", "/ok", "/health", "/ready", "/info", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
+"""What anybody may ask: health, identity and the API's documents."""
+
+
+@pytest.fixture(scope="module")
+def guarded(cluster: Cluster) -> Iterator[Server]:
+    """A server that two people have a key for; with keys it may listen on the network."""
+    with (
+        cluster.database() as url,
+        Server(database_url=url, config=PROJECT, HOST="0.0.0.0", HOLDFAST_API_KEYS=KEYS) as running,
+    ):
+        yield running
+
+
+@pytest.fixture(scope="module")
+def ada(guarded: Server) -> Iterator[httpx.Client]:
+    with guarded.http(headers={"x-api-key": "key-a"}, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def bob(guarded: Server) -> Iterator[httpx.Client]:
+    with guarded.http(headers={"x-api-key": "key-b"}, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def stranger(guarded: Server) -> Iterator[httpx.Client]:
+    with guarded.http(timeout=30) as client:
+        yield client
+
+
+def operations(client: httpx.Client) -> Iterator[tuple[str, str]]:
+    """All documented operations that are not the system's."""
+    for path, methods in client.get("/openapi.json").json()["paths"].items():
+        if path not in SYSTEM:
+            for method in methods:
+                yield method.upper(), path
+
+
+# --- keys ---
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x-api-key": "key-a"},
+        {"authorization": "Bearer key-a"},
+        {"authorization": "bearer key-a"},
+        {"X-API-KEY": "key-a", "authorization": "Bearer something-else"},
+    ],
+)
+def test_a_key_opens_the_door_in_both_headers(stranger: httpx.Client, headers: dict[str, str]) -> None:
+    assert stranger.post("/threads", json={}, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"x-api-key": ""},
+        {"x-api-key": "key"},
+        {"x-api-key": "key-ax"},
+        {"x-api-key": "ada"},
+        {"x-api-key": "ada:key-a"},
+        {"authorization": "key-a"},
+        {"authorization": "Basic key-a"},
+        {"authorization": "Bearer"},
+        {"authorization": "Bearer key-c"},
+        {"x-auth-scheme": "langsmith"},
+        {"x-api-key": "ключ".encode()},
+    ],
+)
+def test_without_a_known_key_nothing_but_the_system_answers(stranger: httpx.Client, headers: Any) -> None:
+    answer = stranger.post("/threads", json={}, headers=headers)
+    refused(answer, 401)
+    assert answer.headers["www-authenticate"] == "Bearer"
+    for path in sorted(SYSTEM - {"/docs/oauth2-redirect", "/redoc"}):
+        assert stranger.get(path, headers=headers).status_code == 200
+
+
+def test_every_other_operation_asks_for_a_key_before_it_reads_anything(stranger: httpx.Client) -> None:
+    asked = list(operations(stranger))
+    assert len(asked) > 25
+    for method, path in asked:
+        filled = re.sub(r"\{\w+\}", "nonsense", path)
+        refused(stranger.request(method, filled, content=b"{"), 401)
+
+
+def test_a_browsers_preflight_needs_no_key(stranger: httpx.Client) -> None:
+    headers = {"Origin": "https://smith.langchain.com", "Access-Control-Request-Method": "POST"}
+    assert stranger.options("/threads", headers=headers).status_code == 200
+    denied = stranger.post("/threads", json={}, headers={"Origin": "https://smith.langchain.com"})
+    assert (denied.status_code, denied.headers["access-control-allow-origin"]) == (401, "*")
+
+
+@pytest.mark.anyio
+async def test_the_sdk_comes_in_with_its_api_key(guarded: Server) -> None:
+    async with get_client(url=guarded.url, api_key="key-a") as mine:
+        thread = (await mine.threads.create())["thread_id"]
+        assert (await mine.runs.wait(thread, "steps", input={"count": 1}))["log"] == [0]  # type: ignore[call-overload]
+    async with get_client(url=guarded.url, api_key="key-b") as other:
+        with pytest.raises(NotFoundError):
+            await other.threads.get(thread)
+    async with get_client(url=guarded.url, api_key=None) as nobody:
+        with pytest.raises(AuthenticationError):
+            await nobody.threads.get(thread)
+
+
+def test_a_key_is_written_nowhere(guarded: Server, ada: httpx.Client) -> None:
+    thread = new_thread(ada)
+    wait(ada, thread, "steps", input={"count": 1})
+    seen = [
+        ada.get(f"/threads/{thread}/state").text,
+        ada.get(f"/threads/{thread}/runs").text,
+        ada.get("/info").text,
+        guarded.log,
+    ]
+    assert not [text for text in seen if "key-a" in text or "key-b" in text]
+
+
+# --- other people's rows ---
+
+
+@pytest.fixture(scope="module")
+def hers(ada: httpx.Client) -> dict[str, str]:
+    """Ada's thread, with a question open, and the run that asked it."""
+    thread = new_thread(ada, metadata={"secret": "s"})
+    run = start(ada, thread, "approve", input={"log": ["private"]})
+    join(ada, thread, run)
+    checkpoint = ada.get(f"/threads/{thread}/state").json()["checkpoint_id"]
+    return {"thread_id": thread, "run_id": run, "checkpoint_id": checkpoint}
+
+
+BODIES: dict[tuple[str, str], dict[str, Any]] = {
+    ("PATCH", "/threads/{thread_id}"): {"metadata": {"stolen": True}},
+    ("POST", "/threads/{thread_id}/state"): {"values": {"log": ["stolen"]}},
+    ("POST", "/threads/{thread_id}/state/checkpoint"): {"checkpoint": {}},
+    ("POST", "/threads/{thread_id}/history"): {},
+    ("POST", "/threads/{thread_id}/runs"): {"assistant_id": "approve", "input": {}},
+    ("POST", "/threads/{thread_id}/runs/stream"): {"assistant_id": "approve", "input": {}},
+    ("POST", "/threads/{thread_id}/runs/wait"): {"assistant_id": "approve", "input": {}},
+}
+
+
+def test_other_peoples_threads_and_runs_are_404_on_every_route(
+    ada: httpx.Client, bob: httpx.Client, hers: dict[str, str]
+) -> None:
+    before = everything(ada, hers["thread_id"])
+    asked = [(method, path) for method, path in operations(bob) if "{thread_id}" in path or "{run_id}" in path]
+    assert len(asked) >= 18
+    for method, path in asked:
+        filled = path.format(**hers)
+        refused(bob.request(method, filled, json=BODIES.get((method, path))), 404)
+    assert everything(ada, hers["thread_id"]) == before
+
+
+@pytest.mark.parametrize("operation", ["", "/stream", "/wait"])
+def test_other_peoples_questions_cannot_be_answered_nor_threads_taken_over(
+    ada: httpx.Client, bob: httpx.Client, hers: dict[str, str], operation: str
+) -> None:
+    before = everything(ada, hers["thread_id"])
+    for body in ({"command": {"resume": "yes"}}, {"input": {}, "if_not_exists": "create"}):
+        path = f"/threads/{hers['thread_id']}/runs{operation}"
+        refused(bob.post(path, json={"assistant_id": "approve", **body}), 404)
+    assert everything(ada, hers["thread_id"]) == before
+
+
+@pytest.mark.parametrize("if_exists", ["raise", "do_nothing"])
+def test_a_taken_id_is_a_conflict_that_shows_nothing(
+    ada: httpx.Client, bob: httpx.Client, hers: dict[str, str], if_exists: str
+) -> None:
+    before = everything(ada, hers["thread_id"])
+    answer = bob.post("/threads", json={"thread_id": hers["thread_id"], "if_exists": if_exists, "metadata": {"b": 1}})
+    assert "private" not in refused(answer, 409)
+    assert everything(ada, hers["thread_id"]) == before
+
+
+def test_search_and_count_show_ones_own_only(ada: httpx.Client, bob: httpx.Client, hers: dict[str, str]) -> None:
+    mine = new_thread(bob, metadata={"secret": "s"})
+    for terms in ({}, {"metadata": {"secret": "s"}}, {"ids": [hers["thread_id"], mine]}):
+        found = [row["thread_id"] for row in bob.post("/threads/search", json={**terms, "limit": 1000}).json()]
+        assert mine in found
+        assert hers["thread_id"] not in found
+        assert bob.post("/threads/count", json=terms).json() == len(found)
+    assert bob.post("/threads/search", json={"values": {"log": ["private"]}}).json() == []
+    assert bob.post("/threads/count", json={"status": "interrupted"}).json() == 0
+
+
+def test_a_run_of_ones_own_under_another_persons_thread_is_404(
+    ada: httpx.Client, bob: httpx.Client, hers: dict[str, str]
+) -> None:
+    mine = new_thread(bob)
+    run = start(bob, mine, "steps", input={"count": 1})
+    join(bob, mine, run)
+    for path in ("", "/join", "/stream"):
+        refused(bob.get(f"/threads/{hers['thread_id']}/runs/{run}{path}"), 404)
+        refused(bob.get(f"/threads/{mine}/runs/{hers['run_id']}{path}"), 404)
+    assert get_thread(ada, hers["thread_id"])["status"] == "interrupted"
+
+
+def test_another_persons_running_run_cannot_be_cancelled_or_followed(ada: httpx.Client, bob: httpx.Client) -> None:
+    thread = new_thread(ada)
+    run = start(ada, thread, "steps", **LONG)
+    until_running(ada, thread, run)
+    refused(bob.post(f"/threads/{thread}/runs/{run}/cancel"), 404)
+    refused(bob.delete(f"/threads/{thread}/runs/{run}"), 404)
+    refused(bob.delete(f"/threads/{thread}"), 404)
+    refused(bob.get(f"/threads/{thread}/runs/{run}/stream", params={"cancel_on_disconnect": "1"}), 404)
+    refused(bob.get(f"/runs/{run}/stream"), 404)
+    assert ada.get(f"/threads/{thread}/runs/{run}").json()["status"] == "running"
+    assert ada.post(f"/threads/{thread}/runs/{run}/cancel", params={"wait": 1}).status_code == 200
+
+
+def test_both_may_use_the_projects_assistants(ada: httpx.Client, bob: httpx.Client) -> None:
+    assert ada.get("/assistants/steps").json() == bob.get("/assistants/steps").json()
+    assert ada.post("/assistants/search", json={}).json() == bob.post("/assistants/search", json={}).json()
+
+
+def test_the_owner_is_told_to_the_graph_and_cannot_be_forged(bob: httpx.Client) -> None:
+    forged = {"langgraph_auth_user_id": "ada", "langgraph_auth_user": {"identity": "ada"}, "user_id": "ada"}
+    thread = new_thread(bob)
+    wait(bob, thread, "steps", input={"count": 1}, config={"configurable": forged})
+    metadata = bob.get(f"/threads/{thread}/state").json()["metadata"]
+    assert metadata["user_id"] == "bob"
+    assert "ada" not in str(metadata)
+
+
+def everything(client: httpx.Client, thread: str) -> list[Any]:
+    """All that a thread's owner can see of it."""
+    paths = ["", "/state", "/runs", "/history?limit=100"]
+    return [client.get(f"/threads/{thread}{path}").json() for path in paths]
+
+
+# --- the route table ---
+
+
+def leaves(routes: list[BaseRoute]) -> Iterator[BaseRoute]:
+    for route in routes:
+        inner = getattr(route, "routes", None) or getattr(getattr(route, "original_router", None), "routes", None)
+        if inner:
+            yield from leaves(inner)
+        else:
+            yield route
+
+
+def asks_who(dependant: Dependant) -> bool:
+    return dependant.call is caller or any(asks_who(inner) for inner in dependant.dependencies)
+
+
+def test_no_route_but_the_systems_works_without_knowing_the_caller() -> None:
+    app = create_app(cast("Services", None))
+    found = list(leaves(app.routes))
+    for router in (assistants.router, threads.router, runs.router, stateless.router):
+        mine = [route for route in found if str(getattr(route, "path", "")).startswith(router.prefix)]
+        assert len(mine) >= len(router.routes)
+    open_paths = {
+        str(getattr(route, "path", route))
+        for route in found
+        if not (isinstance(route, APIRoute) and asks_who(route.dependant))
+    }
+    assert {"/ok", "/info"} < open_paths <= SYSTEM
+
+
+# --- listening on the network ---
+
+
+def serve(**environment: str) -> subprocess.CompletedProcess[str]:
+    """`holdfast serve` that is expected to refuse."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
+    return subprocess.run(
+        [sys.executable, "-m", "holdfast", "serve", "--config", str(PROJECT), "--port", "0"],
+        env={**kept, "PYTHONPATH": str(ROOT / "server"), **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_an_open_door_to_the_network_is_refused_in_one_line(host: str) -> None:
+    ended = serve(HOST=host)
+    assert ended.returncode != 0
+    [line] = (ended.stdout + ended.stderr).strip().splitlines()
+    assert f"refusing to listen on {host} without authentication" in line
+    assert "HOLDFAST_API_KEYS" in line
+    assert "HOLDFAST_ALLOW_OPEN_NETWORK" in line
+
+
+@pytest.mark.parametrize("keys", [":s3cret", "ada:s3cret,bob:s3cret"])
+def test_keys_that_make_no_sense_are_refused_in_one_line_that_keeps_them_secret(keys: str) -> None:
+    ended = serve(HOLDFAST_API_KEYS=keys)
+    assert ended.returncode != 0
+    [line] = (ended.stdout + ended.stderr).strip().splitlines()
+    assert "HOLDFAST_API_KEYS" in line
+    assert "s3cret" not in line
+
+
+def test_the_network_is_listened_on_without_keys_when_somebody_says_so(cluster: Cluster) -> None:
+    open_network = {"HOST": "0.0.0.0", "HOLDFAST_ALLOW_OPEN_NETWORK": "1"}
+    with (
+        cluster.database() as url,
+        Server(database_url=url, config=PROJECT, **open_network) as running,
+        running.http() as client,
+    ):
+        assert client.post("/threads", json={}).status_code == 200

@@ -1,0 +1,85 @@
+"""The public API as the proofs use it: a client that survives its server."""
+
+from __future__ import annotations
+
+from collections import Counter
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import httpx
+
+from tests.support.talk import new_thread, until
+
+ACTIVE = {"pending", "running"}
+WAIT_SECONDS = 60.0
+
+How = Literal["background", "stream"]
+
+
+class Client:
+    """One HTTP client of one address, behind which servers come and go."""
+
+    def __init__(self, url: str) -> None:
+        self.http = httpx.Client(base_url=url, timeout=30.0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.http.close()
+
+    def thread(self) -> str:
+        return new_thread(self.http)
+
+    def begin(self, thread: str, graph: str, how: How = "background", **body: Any) -> str | None:
+        """Start a run, and read its stream to the end if it has one.
+
+        Returns the run's id if it was acknowledged, however the connection ended afterwards; None if the connection
+        was cut before that.
+        """
+        path = f"/threads/{thread}/runs" + ("/stream" if how == "stream" else "")
+        run = None
+        try:
+            with self.http.stream("POST", path, json={"assistant_id": graph, **body}) as answer:
+                answer.raise_for_status()
+                run = answer.headers["content-location"].rpartition("/")[2]
+                answer.read()
+        except httpx.TransportError:
+            return run
+        return run
+
+    def run_status(self, thread: str, run: str) -> str | None:
+        """None if there is no such run."""
+        answer = self.http.get(f"/threads/{thread}/runs/{run}")
+        return None if answer.status_code == 404 else str(answer.json()["status"])
+
+    def statuses(self, thread: str) -> dict[str, str]:
+        """All runs of a thread."""
+        runs = self.http.get(f"/threads/{thread}/runs", params={"limit": 1000}).raise_for_status().json()
+        return {run["run_id"]: run["status"] for run in runs}
+
+    def settled(self, thread: str, seconds: float = WAIT_SECONDS) -> bool:
+        """Wait until no run of the thread is pending or running; whether that came true."""
+        try:
+            until(lambda: not ACTIVE & set(self.statuses(thread).values()), "every run is over", seconds)
+        except AssertionError:
+            return False
+        return True
+
+    def thread_row(self, thread: str) -> dict[str, Any]:
+        row: dict[str, Any] = self.http.get(f"/threads/{thread}").raise_for_status().json()
+        return row
+
+    def state(self, thread: str) -> dict[str, Any]:
+        state: dict[str, Any] = self.http.get(f"/threads/{thread}/state").raise_for_status().json()
+        return state
+
+    def forks(self, thread: str) -> list[str]:
+        """What is wrong with the chain of checkpoints: each must have one child at most, and only one has no parent."""
+        answer = self.http.get(f"/threads/{thread}/history", params={"limit": 1000}).raise_for_status()
+        children = Counter(row["parent_checkpoint_id"] for row in answer.json())
+        return [
+            f"thread {thread}: checkpoint {parent} has {number} children"
+            for parent, number in children.items()
+            if number > 1
+        ]

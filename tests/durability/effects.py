@@ -1,0 +1,50 @@
+"""Reading the effect log that the graphs of `project/` write."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """One execution of a step; times in seconds of the monotonic clock."""
+
+    id: str
+    call: str
+    key: str
+    pid: int
+    started: float
+    finished: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class EffectLog:
+    """The file, read anew with every question."""
+
+    path: Path
+
+    def of(self, thread: str) -> list[Execution]:
+        """The thread's executions in the order in which they started."""
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        entries = [entry for entry in map(json.loads, lines) if entry["thread"] == thread]
+        finished = {entry["execution"]: entry["at"] for entry in entries if entry["event"] == "finished"}
+        return [
+            Execution(
+                entry["execution"],
+                entry["call"],
+                entry["key"],
+                entry["pid"],
+                entry["at"],
+                finished.get(entry["execution"]),
+            )
+            for entry in entries
+            if entry["event"] == "started"
+        ]
+
+
+def starts_per_key(executions: list[Execution]) -> dict[str, int]:
+    """How often each effect was started."""
+    keys = [execution.key for execution in executions]
+    return {key: keys.count(key) for key in keys}

@@ -1,0 +1,138 @@
+"""Graphs whose every step leaves a trace in the effect log, the file that EFFECT_LOG names.
+
+A step writes one JSON line when it starts and one when it is finished: who it is (thread, call, idempotency key),
+which execution of the step this is, which process, and when (the monotonic clock, which all processes of a machine
+share). What the graph remembers of a step is the id of the execution that did it: state and log can be compared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import operator
+import os
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+from uuid import uuid4
+
+from langchain_core.messages import AIMessage, AnyMessage, ToolCall, ToolMessage
+from langchain_core.runnables import RunnableConfig
+from langgraph.graph import END, START, StateGraph
+from langgraph.graph.message import add_messages
+from langgraph.types import Send, interrupt
+from typing_extensions import TypedDict
+
+PLAN = (("fetch",), ("read", "compare"), ("draft",), ("send",), ("file",))
+"""What the agent of `errand` calls, answer by answer."""
+NEEDS_APPROVAL = "send"
+SHORTEST, LONGEST = 0.05, 0.3
+"""How long a tool call takes, in seconds."""
+
+
+@contextmanager
+def _effect(config: RunnableConfig, call: str) -> Iterator[str]:
+    """The body of the block is the effect; yields the execution's id."""
+    thread = config["configurable"]["thread_id"]
+    entry = {"thread": thread, "call": call, "key": f"{thread}:{call}", "execution": uuid4().hex, "pid": os.getpid()}
+    _log(entry, "started")
+    yield entry["execution"]
+    _log(entry, "finished")
+
+
+def _log(entry: dict[str, Any], event: str) -> None:
+    line = json.dumps({**entry, "event": event, "at": time.monotonic()}) + "\n"
+    log = os.open(os.environ["EFFECT_LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        os.write(log, line.encode())
+    finally:
+        os.close(log)
+
+
+class Errand(TypedDict):
+    messages: Annotated[list[AnyMessage], add_messages]
+
+
+class Call(TypedDict):
+    call: ToolCall
+
+
+def _agent(state: Errand) -> Errand:
+    turn = sum(isinstance(message, AIMessage) for message in state["messages"])
+    if turn == len(PLAN):
+        return {"messages": [AIMessage("all done")]}
+    calls = [ToolCall(name=name, args={}, id=name, type="tool_call") for name in PLAN[turn]]
+    return {"messages": [AIMessage(f"answer {turn}", tool_calls=calls)]}
+
+
+def _next(state: Errand) -> list[Send] | str:
+    last = state["messages"][-1]
+    calls = last.tool_calls if isinstance(last, AIMessage) else []
+    return [Send("tool", {"call": call}) for call in calls] or END
+
+
+async def _tool(state: Call, config: RunnableConfig) -> Errand:
+    name = state["call"]["name"]
+    if name == NEEDS_APPROVAL and not _approved(state["call"]):
+        return {"messages": [ToolMessage("rejected", tool_call_id=name)]}
+    with _effect(config, name) as execution:
+        await asyncio.sleep(random.uniform(SHORTEST, LONGEST))
+    return {"messages": [ToolMessage(execution, tool_call_id=name)]}
+
+
+def _approved(call: ToolCall) -> bool:
+    answer = interrupt(
+        {
+            "action_requests": [{"name": call["name"], "args": call["args"], "description": "may I?"}],
+            "review_configs": [{"action_name": call["name"], "allowed_decisions": ["approve", "reject"]}],
+        }
+    )
+    return bool(answer["decisions"][0]["type"] == "approve")
+
+
+errand = (
+    StateGraph(Errand)
+    .add_node("agent", _agent)
+    .add_node("tool", _tool)
+    .add_edge(START, "agent")
+    .add_conditional_edges("agent", _next, ["tool", END])
+    .add_edge("tool", "agent")
+)
+
+
+class Walk(TypedDict):
+    count: int
+    """How many steps."""
+    pause: float
+    """Seconds that a step takes."""
+    done: Annotated[list[str], operator.add]
+    """The executions that did the steps, in order."""
+
+
+async def _step(state: Walk, config: RunnableConfig) -> dict[str, Any]:
+    with _effect(config, f"step {len(state['done'])}") as execution:
+        await asyncio.sleep(state["pause"])
+    return {"done": [execution]}
+
+
+async def _blocking_step(state: Walk, config: RunnableConfig) -> dict[str, Any]:
+    with _effect(config, f"step {len(state['done'])}") as execution:
+        time.sleep(state["pause"])  # noqa: ASYNC251 - the mistake that users make is the point
+    return {"done": [execution]}
+
+
+def _more(state: Walk) -> str:
+    return "step" if len(state["done"]) < state["count"] else END
+
+
+walk = (
+    StateGraph(Walk).add_node("step", _step).add_edge(START, "step").add_conditional_edges("step", _more, ["step", END])
+)
+blocking = (
+    StateGraph(Walk)
+    .add_node("step", _blocking_step)
+    .add_edge(START, "step")
+    .add_conditional_edges("step", _more, ["step", END])
+)

@@ -1,0 +1,69 @@
+"""Counts and figures of a proof, and the table that it ends with."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Iterable
+
+
+class Tally:
+    """Counts, faults (of which there must be none) and durations in seconds, by name, in the order of first mention."""
+
+    def __init__(self, title: str, *faults: str) -> None:
+        self._title = title
+        self._counts: Counter[str] = Counter()
+        self._faults: dict[str, list[str]] = {name: [] for name in faults}
+        self._seconds: dict[str, list[float]] = {}
+
+    def count(self, name: str, number: int = 1) -> None:
+        self._counts[name] += number
+
+    def fault(self, name: str, found: Iterable[object]) -> None:
+        """Judge: whatever was found is a failure."""
+        self._faults.setdefault(name, []).extend(str(each) for each in found)
+
+    def timed(self, name: str, seconds: float) -> None:
+        self._seconds.setdefault(name, []).append(seconds)
+
+    @property
+    def failures(self) -> list[str]:
+        return [f"{name}: {found}" for name, every in self._faults.items() for found in every]
+
+    def __str__(self) -> str:
+        rows = [(name, str(number)) for name, number in self._counts.items()]
+        rows += [(name, str(len(found)) + ("   FAILED" if found else "")) for name, found in self._faults.items()]
+        rows += [(name, _spread(seconds)) for name, seconds in self._seconds.items()]
+        width = max(len(name) for name, _ in rows)
+        lines = [self._title, *(f"  {name:<{width}}  {value}" for name, value in rows)]
+        return "\n".join([*lines, *(f"  FAILED {failure}" for failure in self.failures)])
+
+
+def _spread(seconds: list[float]) -> str:
+    ms = sorted(each * 1000 for each in seconds)
+    return f"p50 {statistics.median(ms):.0f} ms, max {ms[-1]:.0f} ms (n={len(ms)})"
+
+
+def rounds_and_seed(proof: str | None, *, rounds: int) -> tuple[int, random.Random]:
+    """The command line `[--rounds N] [--seed S]` that all proofs understand; says which seed it is."""
+    parser = argparse.ArgumentParser(description=proof)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
+    given = parser.parse_args()
+    say(f"{given.rounds} rounds, --seed {given.seed}")
+    return given.rounds, random.Random(given.seed)
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def finish(*tallies: Tally) -> None:
+    """Print the tables; the exit status says whether every judgement held."""
+    for tally in tallies:
+        say(f"\n{tally}")
+    raise SystemExit(1 if any(tally.failures for tally in tallies) else 0)

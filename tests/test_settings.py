@@ -1,0 +1,210 @@
+"""The environment becomes one Settings object, or one line that says what is wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast.errors import SettingsError
+from holdfast.settings import Settings, load_settings
+
+SECRET = "s3cr3t-do-not-print"
+
+NAMES = [
+    ("HOLDFAST_CONFIG", "a.json", "config", Path("a.json")),
+    ("HOST", "::1", "host", "::1"),
+    ("PORT", "0", "port", 0),
+    ("HOLDFAST_DATA_DIR", "/data", "data_dir", Path("/data")),
+    ("LOG_LEVEL", "debug", "log_level", "debug"),
+    ("DATABASE_URL", "postgresql://a", "database_url", "postgresql://a"),
+    ("DATABASE_URI", "postgresql://b", "database_url", "postgresql://b"),
+    ("POSTGRES_URI", "postgresql://c", "database_url", "postgresql://c"),
+    ("DATABASE_DIRECT_URL", "postgresql://d", "database_direct_url", "postgresql://d"),
+    ("HOLDFAST_POOLER", "transaction", "pooler", "transaction"),
+    ("HOLDFAST_POOL_SIZE", "7", "pool_size", 7),
+    ("HOLDFAST_SLOTS", "3", "slots", 3),
+    ("N_JOBS_PER_WORKER", "4", "slots", 4),
+    ("HOLDFAST_LEASE_SECONDS", "2.5", "lease_seconds", 2.5),
+    ("HOLDFAST_CRASH_BUDGET", "1", "crash_budget", 1),
+    ("HOLDFAST_DRAIN_SECONDS", "0", "drain_seconds", 0.0),
+    ("BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS", "9", "drain_seconds", 9.0),
+    ("HOLDFAST_RUN_TIMEOUT_SECONDS", "60", "run_timeout_seconds", 60.0),
+    ("BG_JOB_TIMEOUT_SECS", "61", "run_timeout_seconds", 61.0),
+    ("HOLDFAST_EVENT_TTL_SECONDS", "60", "event_ttl_seconds", 60.0),
+    ("HOLDFAST_MAX_BODY_BYTES", "1024", "max_body_bytes", 1024),
+    ("HOLDFAST_API_KEYS", f"ann:{SECRET}", "api_keys", {SECRET: "ann"}),
+    ("HOLDFAST_ALLOW_OPEN_NETWORK", "1", "allow_open_network", True),
+]
+
+
+@pytest.fixture(autouse=True)
+def empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No .env and none of the names in the environment, whatever the machine has."""
+    monkeypatch.chdir(tmp_path)
+    for name, *_ in NAMES:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(("name", "text", "field", "value"), NAMES)
+def test_a_setting_is_read_from_its_environment_variable(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str, field: str, value: Any
+) -> None:
+    monkeypatch.setenv(name, text)
+    assert getattr(load_settings(), field) == value
+
+
+def test_every_setting_has_a_name_in_the_environment() -> None:
+    assert {field for _, _, field, _ in NAMES} == set(Settings.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("DATABASE_URL", "DATABASE_URI"), ("DATABASE_URI", "POSTGRES_URI")],
+)
+def test_the_first_of_several_names_wins(monkeypatch: pytest.MonkeyPatch, first: str, second: str) -> None:
+    monkeypatch.setenv(second, "postgresql://second")
+    monkeypatch.setenv(first, "postgresql://first")
+    assert load_settings().database_url == "postgresql://first"
+
+
+def test_a_dotenv_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("PORT=1234\nHOLDFAST_API_KEYS=ann:k1\nOPENAI_API_KEY=unrelated\n")
+    settings = load_settings()
+    assert (settings.port, settings.api_keys) == (1234, {"k1": "ann"})
+
+
+def test_the_environment_wins_over_dotenv_and_the_command_line_over_both(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text("PORT=1\n")
+    monkeypatch.setenv("PORT", "2")
+    assert load_settings().port == 2
+    assert load_settings(port=3).port == 3
+    assert load_settings(port=None).port == 2
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings().port = 1  # type: ignore[misc]
+
+
+def test_without_any_environment_the_door_is_closed_and_the_database_embedded() -> None:
+    settings = load_settings()
+    assert (settings.host, settings.database_url, settings.api_keys) == ("127.0.0.1", None, {})
+
+
+def test_keys_are_pairs_of_name_and_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOLDFAST_API_KEYS", " ann:k1 , bob:k2:with:colons ,, ann:k3 ")
+    assert load_settings().api_keys == {"k1": "ann", "k2:with:colons": "bob", "k3": "ann"}
+
+
+@pytest.mark.parametrize("pairs", [SECRET, f":{SECRET}", "ann:", f"ann:{SECRET},{SECRET}"])
+def test_a_malformed_key_pair_is_refused_without_printing_it(monkeypatch: pytest.MonkeyPatch, pairs: str) -> None:
+    monkeypatch.setenv("HOLDFAST_API_KEYS", pairs)
+    with pytest.raises(SettingsError, match="name:key pairs") as refused:
+        load_settings()
+    _one_line_without(SECRET, refused.value)
+
+
+def test_a_key_for_two_names_is_refused_without_printing_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOLDFAST_API_KEYS", f"ann:{SECRET},bob:{SECRET}")
+    with pytest.raises(SettingsError, match="same key twice") as refused:
+        load_settings()
+    _one_line_without(SECRET, refused.value)
+
+
+def test_keys_are_not_part_of_the_representation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOLDFAST_API_KEYS", f"ann:{SECRET}")
+    assert SECRET not in repr(load_settings())
+
+
+def test_the_password_of_the_database_is_not_part_of_the_representation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://me:{SECRET}@host/db")
+    monkeypatch.setenv("DATABASE_DIRECT_URL", f"postgresql://me:{SECRET}@direct/db")
+    assert SECRET not in repr(load_settings())
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org"])
+def test_an_open_network_is_refused_without_keys(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    monkeypatch.setenv("HOST", host)
+    with pytest.raises(SettingsError, match=r"without authentication.*HOLDFAST_API_KEYS") as refused:
+        load_settings()
+    _one_line_without(SECRET, refused.value)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_the_loopback_needs_no_keys(host: str) -> None:
+    assert load_settings(host=host).host == host
+
+
+def test_an_open_network_is_allowed_with_keys_or_by_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOST", "0.0.0.0")
+    monkeypatch.setenv("HOLDFAST_ALLOW_OPEN_NETWORK", "true")
+    assert load_settings().host == "0.0.0.0"
+    monkeypatch.delenv("HOLDFAST_ALLOW_OPEN_NETWORK")
+    monkeypatch.setenv("HOLDFAST_API_KEYS", "ann:k")
+    assert load_settings().host == "0.0.0.0"
+
+
+def test_keys_that_are_set_but_empty_do_not_open_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOST", "0.0.0.0")
+    monkeypatch.setenv("HOLDFAST_API_KEYS", " , ")
+    with pytest.raises(SettingsError, match="without authentication"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("PORT", SECRET),
+        ("PORT", "65536"),
+        ("PORT", "-1"),
+        ("HOLDFAST_POOLER", SECRET),
+        ("HOLDFAST_POOL_SIZE", "3"),
+        ("HOLDFAST_SLOTS", "0"),
+        ("HOLDFAST_LEASE_SECONDS", "0.5"),
+        ("HOLDFAST_CRASH_BUDGET", "0"),
+        ("HOLDFAST_DRAIN_SECONDS", "-1"),
+        ("HOLDFAST_RUN_TIMEOUT_SECONDS", "0"),
+        ("HOLDFAST_EVENT_TTL_SECONDS", "59"),
+        ("HOLDFAST_MAX_BODY_BYTES", "1"),
+        ("HOLDFAST_ALLOW_OPEN_NETWORK", SECRET),
+    ],
+)
+def test_a_bad_value_is_one_line_that_names_the_variable_and_not_the_value(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str
+) -> None:
+    monkeypatch.setenv(name, text)
+    with pytest.raises(SettingsError, match=name) as refused:
+        load_settings()
+    _one_line_without(SECRET, refused.value)
+
+
+def test_two_bad_values_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "x")
+    monkeypatch.setenv("HOLDFAST_SLOTS", "y")
+    with pytest.raises(SettingsError, match=r"PORT.*; .*HOLDFAST_SLOTS") as refused:
+        load_settings()
+    _one_line_without(SECRET, refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "listens_at"),
+    [
+        ({}, None),
+        ({"database_url": "u"}, "u"),
+        ({"database_url": "u", "database_direct_url": "d"}, "d"),
+        ({"database_url": "u", "pooler": "transaction"}, None),
+        ({"database_url": "u", "pooler": "transaction", "database_direct_url": "d"}, "d"),
+    ],
+)
+def test_sessions_are_looked_for_where_they_work(given: dict[str, str], listens_at: str | None) -> None:
+    assert load_settings(**given).listen_url == listens_at
+
+
+def _one_line_without(secret: str, error: SettingsError) -> None:
+    assert "\n" not in str(error)
+    assert secret not in str(error)
+    assert error.__cause__ is None
