@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 from tests.support.server import free_port
 
 READY_SECONDS = 10.0
+NOBODY = 65534
 
 
 def binary() -> str | None:
@@ -24,16 +26,14 @@ def binary() -> str | None:
 
 
 @contextmanager
-def pgbouncer(database_url: str, directory: Path, *, server_connections: int = 5) -> Iterator[str]:
+def pgbouncer(database_url: str, *, server_connections: int = 5) -> Iterator[str]:
     """The URL of the same database through PgBouncer; few server connections, so that clients really share them."""
     target = conninfo_to_dict(database_url)
     port = free_port()
     server = " ".join(
         f"{key}={target[key]}" for key in ("host", "port", "user", "password", "dbname") if target.get(key)
     )
-    config = directory / "pgbouncer.ini"
-    config.write_text(
-        f"""
+    config = f"""
 [databases]
 {target["dbname"]} = {server}
 [pgbouncer]
@@ -45,27 +45,28 @@ pool_mode = transaction
 default_pool_size = {server_connections}
 max_client_conn = 200
 """
-    )
-    process = _started(config, Path(str(target["host"])))
-    try:
-        _await_listening(port, process)
-        yield f"postgresql://{target['user']}@127.0.0.1:{port}/{target['dbname']}"
-    finally:
-        process.terminate()
-        process.wait(10)
+    with tempfile.TemporaryDirectory() as directory:
+        process = _started(config, Path(directory), Path(str(target["host"])))
+        try:
+            _await_listening(port, process)
+            yield f"postgresql://{target['user']}@127.0.0.1:{port}/{target['dbname']}"
+        finally:
+            process.terminate()
+            process.wait(10)
 
 
-def _started(config: Path, socket_dir: Path) -> subprocess.Popen[bytes]:
+def _started(config: str, directory: Path, socket_dir: Path) -> subprocess.Popen[bytes]:
     """PgBouncer does not run as root; it becomes the one who may open the server's socket."""
-    command = [str(binary()), "-q", str(config)]
+    file = directory / "pgbouncer.ini"
+    file.write_text(config)
+    command = [str(binary()), "-q", str(file)]
     if os.geteuid() != 0:
         return subprocess.Popen(command)
-    owner = socket_dir.stat() if socket_dir.is_dir() else None
-    user = owner.st_uid if owner and owner.st_uid else 65534
-    for directory in (config, *config.parents):
-        if directory.stat().st_uid == 0 and directory != Path("/") and not directory.stat().st_mode & 0o005:
-            directory.chmod(directory.stat().st_mode | 0o055)
-    return subprocess.Popen(command, user=user, group=owner.st_gid if owner else user, extra_groups=[])
+    owner = (socket_dir if socket_dir.is_dir() else Path("/proc/self")).stat()
+    user = owner.st_uid or NOBODY
+    os.chown(directory, user, -1)
+    os.chown(file, user, -1)
+    return subprocess.Popen(command, user=user, group=owner.st_gid or NOBODY, extra_groups=[])
 
 
 def _await_listening(port: int, process: subprocess.Popen[bytes]) -> None:

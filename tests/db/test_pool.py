@@ -79,11 +79,10 @@ DEEP = "[" * 20_000 + "]" * 20_000
         ("SELECT %s::jsonb", (r'"\u0000"',)),
         ("SELECT %s::jsonb", ("{",)),
         ("SELECT %s::jsonb", (DEEP,)),
-        ("SELECT to_jsonb(repeat('x', 300000000))", ()),
         ("SELECT %s::integer", ("99999999999",)),
         ("SELECT %s::timestamptz", ("never",)),
     ],
-    ids=["NUL", "NUL in JSON", "no JSON", "too deep", "too long", "out of range", "no time"],
+    ids=["NUL", "NUL in JSON", "no JSON", "too deep", "out of range", "no time"],
 )
 async def test_a_value_that_postgres_refuses_is_unsaveable_and_not_retried(
     stage: Stage, statement: str, params: tuple[str, ...]

@@ -187,7 +187,11 @@ async def test_a_takeover_that_is_under_way_is_waited_for_and_seen(stage: Stage)
 
 
 async def waits_for_a_lock(stage: Stage) -> bool:
-    return bool(await stage.sql("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))
+    return bool(
+        await stage.sql(
+            "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+    )
 
 
 async def test_a_save_that_is_repeated_changes_nothing(stage: Stage) -> None:
@@ -296,7 +300,14 @@ async def test_an_admission_under_way_is_waited_for_and_beats_the_state_update(s
 
 
 async def two_wait(stage: Stage) -> bool:
-    return len(await stage.sql("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'")) == 2
+    return (
+        len(
+            await stage.sql(
+                "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+            )
+        )
+        == 2
+    )
 
 
 # -- real graphs --------------------------------------------------------------------------------------------------

@@ -49,6 +49,7 @@ FAULTS = (
     "committed effects repeated",
     "effects under a changed key",
     "approved effects missing or repeated",
+    "questions lost",
     "runs without approval",
     "approvals applied twice",
     "messages lost or doubled",
@@ -96,9 +97,16 @@ class _Round:
             self._tally.count("requests cut before admission, sent again")
             self._send()
             self._client.settled(self._talk.thread)
-        self._approve()
+        if self._asks():
+            self._approve()
         self._judge()
         self._tally.count("conversations")
+
+    def _asks(self) -> bool:
+        row = self._client.thread_row(self._talk.thread)
+        asks = row["status"] == "interrupted" and len(row["interrupts"]) == 1
+        self._tally.fault("questions lost", [] if asks else [f"{self._talk.thread}: {row['status']}, {row['error']}"])
+        return asks
 
     def _send(self) -> None:
         self._begin(input={"messages": [{"role": "user", "content": SAID}]})
@@ -183,7 +191,7 @@ class _Round:
         row = self._client.thread_row(thread)
         self._tally.fault("threads stuck busy", [f"{thread}: {row['status']}"] if row["status"] != "idle" else [])
         self._tally.fault("checkpoint forks", self._client.forks(thread))
-        messages = row["values"]["messages"]
+        messages = (row["values"] or {}).get("messages", [])
         self._tally.fault("messages lost or doubled", wrong_messages(thread, messages))
         self._judge_effects(messages)
 

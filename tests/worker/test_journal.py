@@ -45,7 +45,8 @@ class Bench:
 
     async def appends_under_way(self) -> int:
         rows = await self.process.stage.sql(
-            "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%event_blocks%%'"
+            "SELECT 1 FROM pg_stat_activity"
+            " WHERE wait_event_type = 'Lock' AND datname = current_database() AND query LIKE '%%event_blocks%%'"
         )
         return len(rows)
 

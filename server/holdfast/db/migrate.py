@@ -1,8 +1,9 @@
 """Migrations: ours, then those of LangGraph's checkpointer and store, under one lock.
 
-The lock is polled with `pg_try_advisory_lock` on a connection in autocommit mode. A blocking `pg_advisory_lock` would
-hold a snapshot while it waits, and LangGraph's `CREATE INDEX CONCURRENTLY` waits for all snapshots: the two would
-wait for each other.
+The lock belongs to a transaction on a connection of its own: behind a transaction pooler a session lock would stay with
+whatever server connection happened to take it. It is polled, each try a transaction, so that who waits holds neither a
+pooled connection nor a snapshot. (LangGraph's `CREATE INDEX CONCURRENTLY` waits for all older snapshots; a transaction
+that is idle between statements has none.)
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -26,6 +28,7 @@ from holdfast.errors import DatabaseError
 
 LOCK_KEY = 0x486F6C64
 """The advisory lock of migrations ("Hold")."""
+TRY_LOCK = f"SELECT pg_try_advisory_xact_lock({LOCK_KEY}) AS locked"
 
 POLL_SECONDS = 0.05
 _FILE = re.compile(r"(\d{4})_(\w+)\.sql")
@@ -60,13 +63,11 @@ async def migrate(url: str) -> list[str]:
         DatabaseError: a statement failed; what came before it stays applied and recorded.
     """
     with translated():
-        async with await _connect(url) as conn:
-            await _lock(conn)
+        async with _alone(url), await _connect(url) as conn:
             applied = [migration async for migration in _apply(conn)]
             await AsyncPostgresSaver(conn).setup()
             async with AsyncPostgresStore(conn) as store:
                 await store.setup()
-            await conn.execute("SELECT pg_advisory_unlock(%s)", [LOCK_KEY])
     return applied
 
 
@@ -87,12 +88,17 @@ async def _connect(url: str) -> AsyncConnection[DictRow]:
     )
 
 
-async def _lock(conn: AsyncConnection[DictRow]) -> None:
-    while True:
-        row = await (await conn.execute("SELECT pg_try_advisory_lock(%s) AS locked", [LOCK_KEY])).fetchone()
-        if row is not None and row["locked"]:
-            return
-        await asyncio.sleep(POLL_SECONDS)
+@asynccontextmanager
+async def _alone(url: str) -> AsyncIterator[None]:
+    async with await _connect(url) as keeper:
+        while True:
+            async with keeper.transaction():
+                # Without a parameter: a parameter's portal would stay open, and with it a snapshot.
+                row = await (await keeper.execute(TRY_LOCK)).fetchone()
+                if row is not None and row["locked"]:
+                    yield
+                    return
+            await asyncio.sleep(POLL_SECONDS)
 
 
 async def _apply(conn: AsyncConnection[DictRow]) -> AsyncIterator[str]:
