@@ -34,7 +34,7 @@ from holdfast.db.events import EventLog
 from holdfast.db.pool import Database
 from holdfast.db.runs import Claimed, RunEnd, Runs, cancel_error
 from holdfast.db.threads import Outcome
-from holdfast.errors import DatabaseError, FenceLost, HoldfastError
+from holdfast.errors import DatabaseError, FenceLost, HoldfastError, Unsaveable
 from holdfast.rules.recovery import Dispatch, Standing, recovery, still_pending
 from holdfast.rules.run import FAILED, RunStatus, StopReason
 from holdfast.wire import codec
@@ -106,7 +106,7 @@ class Execution:
         try:
             end = await self._end_of(await self._perform())
             if end is not None:
-                await self._shop.runs.end(self.claim, end)
+                end = await self._recorded(end)
                 over = True
                 result = _result(end)
         except FenceLost:
@@ -115,6 +115,17 @@ class Execution:
             logger.exception("run %s could not be ended; it stays claimed until it is reconciled", self.claim.run_id)
         finally:
             self._shop.events.close_tape(self.claim.run_id, result, over=over)
+
+    async def _recorded(self, end: RunEnd) -> RunEnd:
+        """Record the end; a state that the thread row cannot hold costs the run its result, not the thread its life."""
+        try:
+            await self._shop.runs.end(self.claim, end)
+        except Unsaveable as unsaveable:
+            logger.warning("run %s: its final state cannot be kept", self.claim.run_id, exc_info=unsaveable)
+            error = {"error": "Unsaveable", "message": f"The final state cannot be stored: {unsaveable}"}
+            end = RunEnd(RunStatus.ERROR, None, error, end.block, end.event_seq)
+            await self._shop.runs.end(self.claim, end)
+        return end
 
     async def _perform(self) -> Outcome | BaseException:
         """The graph's outcome, or what ended it."""

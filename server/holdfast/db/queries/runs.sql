@@ -39,7 +39,8 @@ WITH next AS (
       AND (%(run_id)s::uuid IS NULL OR r.run_id = %(run_id)s)
       AND NOT EXISTS (
           SELECT FROM holdfast.runs earlier
-          WHERE earlier.thread_id = r.thread_id AND earlier.seq < r.seq AND earlier.status IN ('pending', 'running'))
+          WHERE earlier.thread_id = r.thread_id AND earlier.seq < r.seq AND earlier.status IN ('pending', 'running')
+            AND earlier.available_at <= holdfast.now())
       AND NOT EXISTS (
           SELECT FROM holdfast.runs other
           WHERE other.thread_id = r.thread_id AND other.status = 'running')
