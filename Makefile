@@ -21,6 +21,7 @@ check: .venv/ready
 durability: .venv/ready
 	$(BIN)/python -m tests.durability.kill_rounds
 	$(BIN)/python -m tests.durability.takeover
+	$(BIN)/python -m tests.durability.drain
 
 bench: .venv/ready
 	$(BIN)/python -m bench.spine
