@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
-from langgraph_sdk import get_client, get_sync_client
-from langgraph_sdk.client import LangGraphClient, SyncLangGraphClient
+from langgraph_sdk import get_client
+from langgraph_sdk.client import LangGraphClient
 
 ROOT = Path(__file__).parents[2]
 READY_SECONDS = 60.0
@@ -115,9 +115,6 @@ class Server:
 
     def client(self, **headers: str) -> LangGraphClient:
         return get_client(url=self.url, headers=headers)
-
-    def sync_client(self, **headers: str) -> SyncLangGraphClient:
-        return get_sync_client(url=self.url, headers=headers)
 
     def http(self, **options: Any) -> httpx.Client:
         return httpx.Client(base_url=self.url, **options)
