@@ -203,15 +203,17 @@ def test_an_answer_may_come_again_when_its_run_was_cancelled_before_it_started(h
 
 
 def test_a_queued_answer_whose_question_goes_away_changes_nothing(http: httpx.Client, asked: str) -> None:
-    ahead = start(http, asked, "twice", input={"log": ["anew"]}, after_seconds=0.3)
-    late = start(http, asked, "twice", command={"resume": "yes"})
+    ahead = start(http, asked, "steps", input={"log": ["anew"], "count": 2, "pause": 0.3})
+    late = start(http, asked, "steps", command={"resume": "yes"})
     join(http, asked, ahead)
+    left = get_thread(http, asked)["values"]
+    assert left["log"] == ["anew", 0, 1]
     assert "__error__" in join(http, asked, late)
     assert run_status(http, asked, late) == "error"
     row = get_thread(http, asked)
-    assert row["values"] == {"log": ["anew"]}
-    assert row["status"] == "interrupted"
-    assert list(questions(http, asked)) == ["may I?"]
+    assert row["values"] == left
+    assert row["status"] == "idle"
+    assert not questions(http, asked)
 
 
 @pytest.mark.parametrize("resume", ["go", True, {"any": "thing"}])

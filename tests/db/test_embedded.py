@@ -495,7 +495,12 @@ def test_where_postgres_cannot_be_handed_closed_data_the_closed_directory_is_nam
 
 @pytest.mark.parametrize(("told", "signals"), [(b"", True), (b".", False)])
 def test_a_guard_signals_on_our_death_but_not_on_an_orderly_end(told: bytes, signals: bool) -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as charge:
+    # Whoever runs the tests in the background of a shell has it ignore SIGQUIT, and children inherit that.
+    charge_code = "import signal; signal.signal(signal.SIGQUIT, signal.SIG_DFL); print('ready', flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", charge_code], **pipes) as charge:
+        assert charge.stdout is not None
+        assert charge.stdout.readline() == b"ready\n"
         guard = [sys.executable, "-I", "-S", postmaster_module.__file__, "guard", str(charge.pid)]
         subprocess.run(guard, input=told, check=True, timeout=30)
         if not signals:

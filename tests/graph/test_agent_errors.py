@@ -110,7 +110,7 @@ def test_only_hiccups_are_retried_within_the_step():
         ({"retry-after": "7"}, 7, 7),
         ({"retry-after": "0.5"}, 0.5, 0.5),
         ({"retry-after": "-3"}, 0, 0),
-        ({"retry-after": format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)}, 80, 90),
+        ({"retry-after": format_datetime(datetime.now(UTC) + timedelta(hours=2), usegmt=True)}, 3600, 7200),
         ({"retry-after": "soon"}, None, None),
     ],
 )

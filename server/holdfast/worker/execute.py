@@ -34,7 +34,7 @@ from holdfast.db.events import EventLog
 from holdfast.db.pool import Database
 from holdfast.db.runs import Claimed, RunEnd, Runs, cancel_error
 from holdfast.db.threads import Outcome
-from holdfast.errors import DatabaseError, FenceLost, HoldfastError, Unsaveable
+from holdfast.errors import DatabaseError, DatabaseUnavailable, FenceLost, HoldfastError, Unsaveable
 from holdfast.rules.recovery import Dispatch, Standing, recovery, still_pending
 from holdfast.rules.run import FAILED, RunStatus, StopReason
 from holdfast.wire import codec
@@ -153,7 +153,7 @@ class Execution:
         if drained and isinstance(performed, BaseException):
             await self._hand_back()
             return None
-        if isinstance(performed, DatabaseError) and self._reason is None:
+        if isinstance(performed, DatabaseUnavailable) and self._reason is None:
             raise performed
         if isinstance(performed, Outcome):
             return await self._with_last_block(RunStatus.SUCCESS, performed, None)
@@ -175,10 +175,10 @@ class Execution:
         return await self._with_last_block(status, await self._left_behind(body, failed=failed), body)
 
     async def _rolled_back(self) -> RunEnd:
-        error = cancel_error("rollback")
-        block = await self._journal.close()
-        del block  # The row that the log belongs to goes with the run.
-        return RunEnd(RunStatus.INTERRUPTED, None, error, None, self._journal.last_seq, rollback=True)
+        # No last block: the log goes with the run's row.
+        await self._journal.close()
+        last = self._journal.last_seq
+        return RunEnd(RunStatus.INTERRUPTED, None, cancel_error("rollback"), event_seq=last, rollback=True)
 
     async def _with_last_block(
         self, status: RunStatus, outcome: Outcome | None, error: Mapping[str, str] | None
