@@ -444,7 +444,7 @@ async def test_a_client_that_leaves_takes_its_run_along_only_if_it_said_so(
 ) -> None:
     thread = (await sdk.threads.create())["thread_id"]
     count = 1000 if on_disconnect == "cancel" else 10
-    body = {"assistant_id": "steps", "input": {"pause": 0.02, "count": count}, "config": {"recursion_limit": 2000}}
+    body = {"assistant_id": "steps", "input": {"pause": 0.05, "count": count}, "config": {"recursion_limit": 2000}}
     if on_disconnect:
         body["on_disconnect"] = on_disconnect
     async with (
@@ -452,6 +452,11 @@ async def test_a_client_that_leaves_takes_its_run_along_only_if_it_said_so(
         leaving.stream("POST", f"/threads/{thread}/runs/{operation}", json=body) as answer,
     ):
         run = answer.headers["content-location"].rsplit("/", 1)[-1]
+
+        async def under_way() -> bool:
+            return bool((await sdk.threads.get_state(thread))["next"])
+
+        await eventually(under_way, "the run is under way")
 
     async def ended() -> bool:
         return (await sdk.runs.get(thread, run))["status"] == status
