@@ -5,6 +5,10 @@ from collections.abc import AsyncIterator, Iterator
 import psycopg
 import pytest
 
+from tests.db.clusters import data_dir as data_dir
+from tests.db.clusters import open_dir as open_dir
+from tests.db.clusters import postgres as postgres
+from tests.db.clusters import spawn as spawn
 from tests.db.stage import Stage, emptied, opened
 from tests.support.postgres import Cluster
 
