@@ -1,4 +1,4 @@
-"""Runs on the wire: `wire/contract.md` 1.4 and 3. Streams have a file of their own."""
+"""Runs on the wire. Streams have a file of their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Thread states, history and state updates on the wire: `wire/contract.md` 1.3."""
+"""Thread states, history and state updates on the wire."""
 
 from __future__ import annotations
 

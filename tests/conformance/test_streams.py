@@ -1,4 +1,4 @@
-"""Event streams on the wire: `wire/contract.md` 2, byte for byte."""
+"""Event streams on the wire, byte for byte."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Threads on the wire: `wire/contract.md` 1.3 and the defects of the official server that `clients.md` lists."""
+"""Threads on the wire, without the defects that clients of the official server stumble over."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ async def result(with_: Services, who: Caller, run: Started) -> bytes:
         ready = await with_.events.result(who, run.run_id)
         return ready if ready is not None else await _stored_result(with_, who, run)
     except HoldfastError as error:
-        # The status line went out long ago; this is the contract's way to fail late.
+        # The status line went out long ago; this is how the API fails late.
         return codec.dumps({"__error__": codec.error_body(error)})
 
 

@@ -1,7 +1,7 @@
 """Answers: JSON by our codec, a stream of events, and JSON that takes a while.
 
-Starlette's `StreamingResponse` is all that the streams need; what is added is the contract's keep-alive (every 5 s of
-wall clock, whatever the traffic) and attention to a client that goes away.
+Starlette's `StreamingResponse` is all that the streams need; what is added is the official server's keep-alive (every
+5 s of wall clock, whatever the traffic) and attention to a client that goes away.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class LongAnswer(StreamingResponse):
     """A streamed answer that notices when its client leaves, or when the server closes.
 
     When the server closes first, the connection breaks off in the middle: a body that ended cleanly would tell the
-    client that its run was over (`wire/clients.md`, finding 2).
+    client that its run was over, and the JavaScript SDK would not reconnect.
     """
 
     def __init__(

@@ -2,7 +2,7 @@
 
 `busy` while any run is pending or running. Otherwise it is what the last run or state update left: `error` after a
 failed run, `interrupted` when the latest checkpoint has tasks still to run (interrupt(), breakpoint, cancel or a
-state update), else `idle` (wire contract, section 3).
+state update), else `idle`, as the official server has it.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 arguments: there the chunks arrive as the root run's `on_chain_stream` events.
 
 langgraph reports interrupts by itself, one `updates` and one `values` chunk for every task that stops, with an
-`__interrupt__` entry; `codec.dumps` writes it in the shape of the contract, so these chunks pass as they are.
+`__interrupt__` entry; `codec.dumps` writes it in the shape that clients know, so these chunks pass as they are.
 """
 
 from __future__ import annotations

@@ -25,6 +25,8 @@ from holdfast.worker.execute import Execution, Workshop
 logger = logging.getLogger(__name__)
 
 PAUSE_AFTER_ERROR = 0.5
+LAST_SECONDS = 10.0
+"""How long a stopping worker waits for steps that were told to stop at once."""
 
 
 class Worker:
@@ -109,13 +111,12 @@ class Worker:
         self._wake.set()
         for execution in list(self._executions.values()):
             execution.drain()
-        try:
-            async with asyncio.timeout(grace):
-                await self._idle.wait()
-        except TimeoutError:
-            for execution in list(self._executions.values()):
-                execution.stop(StopReason.DRAIN)
-            await self._idle.wait()
+        if await self._idle_within(grace):
+            return
+        for execution in list(self._executions.values()):
+            execution.stop(StopReason.DRAIN)
+        if not await self._idle_within(LAST_SECONDS):
+            logger.warning("%d runs do not stop; they are taken over once this process is gone", self.active)
 
     async def reconcile(self) -> None:
         """Make the runs executed here and the runs that the database attributes to this worker the same."""
@@ -132,6 +133,14 @@ class Worker:
             await self._runs.requeue_lost(self.worker_id, sorted(lost))
             self._wake.set()
         self._adrift = set(adrift)
+
+    async def _idle_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
 
     @property
     def _free(self) -> int:
