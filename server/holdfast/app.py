@@ -26,6 +26,7 @@ import uvicorn
 from langgraph.store.postgres.aio import AsyncPostgresStore
 
 from holdfast.api.application import create_app
+from holdfast.api.auth import KeyGate
 from holdfast.api.deps import Idle, Services
 from holdfast.db.assistants import Assistants
 from holdfast.db.bell import Bell
@@ -137,6 +138,7 @@ async def _assembled(settings: Settings, part: Part) -> AsyncIterator[tuple[Runn
             states=States(database, threads, graphs, store),
             catalog=GraphCatalog(graphs),
             dispatcher=worker or Idle(),
+            gate=KeyGate(settings.api_keys),
         )
         yield Running(services, worker, failed), url
 

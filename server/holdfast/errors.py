@@ -13,6 +13,7 @@
         ├── Invalid                 422 malformed or contradictory request
         ├── BadRequest              400 well formed, but makes no sense here
         ├── Unauthenticated         401 no valid credential
+        ├── Forbidden               403 a valid credential that may not do this
         ├── Missing                 404 no such thing, or not the caller's
         ├── Conflict                409 the thread's state does not allow it
         └── TooLarge                413 body over the limit
@@ -77,6 +78,10 @@ class BadRequest(Refusal):
 
 class Unauthenticated(Refusal):
     status = 401
+
+
+class Forbidden(Refusal):
+    status = 403
 
 
 class Missing(Refusal):

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from dotenv import dotenv_values
+from pydantic import ValidationError
 
 from holdfast.errors import ProjectError
+from holdfast.sections import Sections
 
 # They say how LangGraph's own tools build a container image. Serving a checkout needs none of them.
 IMAGE_KEYS = frozenset(
@@ -39,12 +41,15 @@ LOCKS = ("auth", "encryption")
 
 # Known sections that change nothing here yet, and what their absence means for the one who wrote them.
 SECTIONS_WITHOUT_EFFECT: Mapping[str, str] = {
-    "checkpointer": "checkpoints are kept in Holdfast's Postgres, without a TTL",
-    "http": "no custom routes, headers or CORS rules are applied",
     "priority": "runs have no priorities",
-    "store": "the store has no vector index and no TTL",
     "ui": "no UI components are served",
-    "webhooks": "no webhook rules are applied",
+}
+
+# Known keys of sections that change nothing here yet.
+KEYS_WITHOUT_EFFECT: Mapping[str, str] = {
+    "checkpointer.backend": "checkpoints are kept in Holdfast's Postgres",
+    "checkpointer.path": "checkpoints are kept in Holdfast's Postgres",
+    "checkpointer.serde": "a graph's own types are allowed by themselves, and nothing is unpickled",
 }
 
 _OTHER_LANGUAGES = frozenset({".ts", ".tsx", ".mts", ".cts", ".js", ".jsx", ".mjs", ".cjs"})
@@ -79,8 +84,8 @@ class Project:
     """A checked `langgraph.json`. `root` is the directory that holds it; all its paths are relative to that.
 
     `env` is what the project wants in its environment (the process environment wins over it),
-    `dependencies` is as written, `settings` holds the sections without effect as plain data, `warnings` are
-    sentences for the operator.
+    `dependencies` is as written, `sections` are the settings of checkpointer, store, auth, http and webhooks,
+    `warnings` are sentences for the operator.
     """
 
     root: Path
@@ -89,7 +94,7 @@ class Project:
     dependencies: tuple[str, ...]
     env: Mapping[str, str] = field(repr=False)  # it may hold secrets
     warnings: tuple[str, ...]
-    settings: Mapping[str, Any]
+    sections: Sections = field(default_factory=Sections)
 
     def local_dependencies(self) -> tuple[Path, ...]:
         """The directories among the dependencies; the others are packages to install."""
@@ -146,7 +151,8 @@ class _Reader:
 
     def project(self, document: dict[str, Any]) -> Project:
         self._refuse_missing_locks(document)
-        settings = self._settings(document)
+        self._note_sections_without_effect(document)
+        sections = self._sections(document)
         self._note_unknown_keys(document)
         return Project(
             root=self._path.parent,
@@ -154,7 +160,7 @@ class _Reader:
             graphs=self._graphs(document),
             dependencies=self._dependencies(document),
             env=self._env(document),
-            settings=settings,
+            sections=sections,
             warnings=tuple(self._warnings),
         )
 
@@ -169,21 +175,33 @@ class _Reader:
                     f"{key!r} is set, but custom {key} is not supported yet, so this project is not served"
                 )
 
-    def _settings(self, document: dict[str, Any]) -> dict[str, Any]:
-        settings: dict[str, Any] = {}
+    def _note_sections_without_effect(self, document: dict[str, Any]) -> None:
         for key, meaning in SECTIONS_WITHOUT_EFFECT.items():
-            section = document.get(key)
-            if section is None:
-                continue
-            if not isinstance(section, dict):
-                raise self._error(f"{key!r} must be an object, not {_kind(section)}")
-            settings[key] = section
-            if section:
+            if document.get(key):
                 self._warnings.append(f"{self._path}: {key!r} has no effect yet: {meaning}")
-        return settings
+        for path, meaning in KEYS_WITHOUT_EFFECT.items():
+            section, _, key = path.partition(".")
+            if isinstance(document.get(section), dict) and document[section].get(key):
+                self._warnings.append(f"{self._path}: {path!r} has no effect yet: {meaning}")
+
+    def _sections(self, document: dict[str, Any]) -> Sections:
+        given = {key: document.get(key) for key in Sections.model_fields}
+        for key, section in given.items():
+            if not isinstance(section, dict | None):
+                raise self._error(f"{key!r} must be an object, not {_kind(section)}")
+        try:
+            sections = Sections.model_validate(given)
+        except ValidationError as invalid:
+            problems = "; ".join(
+                f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+                for problem in invalid.errors(include_url=False)
+            )
+            raise self._error(problems) from None
+        self._warnings.extend(f"{self._path}: unknown key {key!r}" for key in sections.unknown_keys())
+        return sections
 
     def _note_unknown_keys(self, document: dict[str, Any]) -> None:
-        known = {"graphs", "dependencies", "env", *LOCKS, *IMAGE_KEYS, *SECTIONS_WITHOUT_EFFECT}
+        known = {"graphs", "dependencies", "env", *LOCKS, *IMAGE_KEYS, *SECTIONS_WITHOUT_EFFECT, *Sections.model_fields}
         self._warnings.extend(f"{self._path}: unknown key {key!r}" for key in document if key not in known)
 
     def _graphs(self, document: dict[str, Any]) -> dict[str, GraphSpec]:

@@ -19,7 +19,7 @@ from starlette.routing import BaseRoute
 
 from holdfast.api import assistants, runs, stateless, threads
 from holdfast.api.application import create_app
-from holdfast.api.deps import Services, caller
+from holdfast.api.deps import Permission, Services
 from tests.conftest import PROJECT
 from tests.support.postgres import Cluster
 from tests.support.server import ROOT, Server
@@ -273,7 +273,7 @@ def leaves(routes: list[BaseRoute]) -> Iterator[BaseRoute]:
 
 
 def asks_who(dependant: Dependant) -> bool:
-    return dependant.call is caller or any(asks_who(inner) for inner in dependant.dependencies)
+    return isinstance(dependant.call, Permission) or any(asks_who(inner) for inner in dependant.dependencies)
 
 
 def test_no_route_but_the_systems_works_without_knowing_the_caller() -> None:

@@ -10,6 +10,7 @@ from tests.support.talk import new_thread, refused
 STUDIO = "https://smith.langchain.com"
 
 
+@pytest.mark.requirement("system.ok")
 @pytest.mark.parametrize("path", ["/ok", "/health", "/"])
 def test_the_process_says_that_it_is_alive(http: httpx.Client, path: str) -> None:
     answer = http.get(path)

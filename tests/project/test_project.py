@@ -147,15 +147,41 @@ def test_an_unknown_key_is_named_in_a_warning(tmp_path: Path) -> None:
     assert any("unknown key 'descripton' in graph 'a'" in warning for warning in project.warnings)
 
 
-@pytest.mark.parametrize("key", ["store", "checkpointer", "http", "webhooks", "ui", "priority"])
-def test_a_section_without_effect_is_kept_and_said(tmp_path: Path, key: str) -> None:
-    section = {"path": "./somewhere.py:thing"}
-
-    project = load(tmp_path, **{key: section})
-
-    assert project.settings == {key: section}
-    (warning,) = project.warnings
+@pytest.mark.parametrize("key", ["ui", "priority"])
+def test_a_section_without_effect_is_said(tmp_path: Path, key: str) -> None:
+    (warning,) = load(tmp_path, **{key: {"path": "./somewhere.py:thing"}}).warnings
     assert f"'{key}' has no effect yet" in warning
+
+
+def test_a_key_without_effect_is_said(tmp_path: Path) -> None:
+    (warning,) = load(tmp_path, checkpointer={"backend": "mongo"}).warnings
+    assert "'checkpointer.backend' has no effect yet" in warning
+
+
+def test_sections_are_read_with_their_defaults(tmp_path: Path) -> None:
+    sections = load(tmp_path, store={"index": {"dims": 3, "embed": "e.py:f"}}, http=None).sections
+    assert sections.store.index is not None
+    assert (sections.store.index.dims, sections.store.index.embed) == (3, "e.py:f")
+    assert sections.http.middleware_order == "middleware_first"
+    assert sections.webhooks.env_prefix == "LG_WEBHOOK_"
+
+
+def test_an_unknown_key_in_a_section_is_named(tmp_path: Path) -> None:
+    (warning,) = load(tmp_path, http={"cors": {"allow_origin": ["*"]}}).warnings
+    assert "unknown key 'http.cors.allow_origin'" in warning
+
+
+@pytest.mark.parametrize(
+    ("section", "problem"),
+    [
+        ({"http": []}, "'http' must be an object"),
+        ({"store": {"index": {"dims": 0, "embed": "x"}}}, "store.index.dims: "),
+        ({"checkpointer": {"ttl": {"strategy": "burn"}}}, "checkpointer.ttl.strategy: "),
+    ],
+)
+def test_a_section_of_the_wrong_shape_is_refused(tmp_path: Path, section: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ProjectError, match=problem):
+        load(tmp_path, **section)
 
 
 def test_keys_for_building_images_are_nothing_to_warn_about(tmp_path: Path) -> None:

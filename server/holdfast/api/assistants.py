@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 
-from holdfast.api.deps import Services, Who, With, body_docs, read
+from holdfast.api.deps import Services, With, body_docs, may, read
 from holdfast.api.responses import Json
 from holdfast.db.assistants import system_assistant_id
 from holdfast.errors import Invalid
+from holdfast.rules.caller import Caller
 from holdfast.wire.assistants import AssistantSearch, AssistantTerms, assistant_view
 from holdfast.wire.pages import page_headers
 
 router = APIRouter(prefix="/assistants", tags=["Assistants"])
 
+MayRead = Annotated[Caller, may("assistants", "read")]
+MaySearch = Annotated[Caller, may("assistants", "search")]
+
 
 @router.post("/search", openapi_extra=body_docs(AssistantSearch), summary="Search assistants")
-async def search(request: Request, with_: With, who: Who) -> Response:
+async def search(request: Request, with_: With, who: MaySearch) -> Response:
     terms = await read(request, AssistantSearch)
     rows = await with_.assistants.search(
         who,
@@ -32,7 +37,7 @@ async def search(request: Request, with_: With, who: Who) -> Response:
 
 
 @router.post("/count", openapi_extra=body_docs(AssistantTerms), summary="Count assistants")
-async def count(request: Request, with_: With, who: Who) -> Response:
+async def count(request: Request, with_: With, who: MaySearch) -> Response:
     terms = await read(request, AssistantTerms)
     rows = await with_.assistants.search(
         who, graph_id=terms.graph_id, name=terms.name, metadata=terms.metadata, limit=None
@@ -41,31 +46,31 @@ async def count(request: Request, with_: With, who: Who) -> Response:
 
 
 @router.get("/{assistant_id}", summary="Get an assistant")
-async def get(assistant_id: str, with_: With, who: Who) -> Response:
+async def get(assistant_id: str, with_: With, who: MayRead) -> Response:
     row = await with_.assistants.get(who, resolve(with_, assistant_id))
     return Json(assistant_view(row))
 
 
 @router.get("/{assistant_id}/graph", summary="Draw an assistant's graph")
-async def graph(assistant_id: str, with_: With, who: Who, xray: str = "false") -> Response:
+async def graph(assistant_id: str, with_: With, who: MayRead, xray: str = "false") -> Response:
     row = await with_.assistants.get(who, resolve(with_, assistant_id))
     return Json(await with_.catalog.drawing(row["graph_id"], xray=_xray(xray)))
 
 
 @router.get("/{assistant_id}/schemas", summary="The schemas of an assistant's graph")
-async def schemas(assistant_id: str, with_: With, who: Who) -> Response:
+async def schemas(assistant_id: str, with_: With, who: MayRead) -> Response:
     row = await with_.assistants.get(who, resolve(with_, assistant_id))
     return Json(await with_.catalog.schemas(row["graph_id"]))
 
 
 @router.get("/{assistant_id}/subgraphs", summary="The schemas of all subgraphs")
-async def subgraphs(assistant_id: str, with_: With, who: Who, recurse: bool = False) -> Response:
+async def subgraphs(assistant_id: str, with_: With, who: MayRead, recurse: bool = False) -> Response:
     row = await with_.assistants.get(who, resolve(with_, assistant_id))
     return Json(await with_.catalog.subgraphs(row["graph_id"], recurse=recurse, namespace=None))
 
 
 @router.get("/{assistant_id}/subgraphs/{namespace}", summary="The schemas of one subgraph")
-async def subgraph(assistant_id: str, namespace: str, with_: With, who: Who, recurse: bool = False) -> Response:
+async def subgraph(assistant_id: str, namespace: str, with_: With, who: MayRead, recurse: bool = False) -> Response:
     row = await with_.assistants.get(who, resolve(with_, assistant_id))
     return Json(await with_.catalog.subgraphs(row["graph_id"], recurse=recurse, namespace=namespace))
 

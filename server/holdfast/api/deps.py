@@ -15,7 +15,7 @@ from uuid import UUID
 from fastapi import Depends, Request
 from pydantic import BaseModel, ValidationError
 
-from holdfast.api.auth import authenticate
+from holdfast.api.auth import Action, Gate, Resource
 from holdfast.api.problems import invalid
 from holdfast.db.assistants import Assistants
 from holdfast.db.bell import Bell
@@ -112,6 +112,7 @@ class Services:
     states: StateReader
     catalog: Catalog
     dispatcher: Dispatcher
+    gate: Gate
     closing: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -120,12 +121,35 @@ def services(request: Request) -> Services:
     return found
 
 
-def caller(request: Request) -> Caller:
-    return authenticate(request, services(request).settings.api_keys)
-
-
 With = Annotated[Services, Depends(services)]
-Who = Annotated[Caller, Depends(caller)]
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """The caller of a route, who may do this to this resource."""
+
+    resource: Resource
+    action: Action
+
+    async def __call__(self, request: Request, with_: With) -> Caller:
+        caller = await with_.gate.admit(request)
+        if not with_.gate.asks:
+            return caller
+        asked = await _asked(request)
+        allowed = await with_.gate.allow(caller, self.resource, self.action, asked)
+        request.state.body = asked
+        return allowed
+
+
+def may(resource: Resource, action: Action) -> Any:
+    """The annotation of a route's caller: `who: Annotated[Caller, may("threads", "read")]`."""
+    return Depends(Permission(resource, action))
+
+
+async def _asked(request: Request) -> dict[str, Any]:
+    """What a request is about: its body, and the ids in its path."""
+    body = await read_json(request) if request.method in ("POST", "PUT", "PATCH") else {}
+    return {**(body if isinstance(body, dict) else {}), **request.path_params}
 
 
 async def read(request: Request, model: type[Body]) -> Body:
@@ -147,7 +171,9 @@ async def read(request: Request, model: type[Body]) -> Body:
 
 
 async def read_json(request: Request) -> Any:
-    """The body as JSON."""
+    """The body as JSON; once the gate has seen it, as the gate left it."""
+    if (seen := getattr(request.state, "body", None)) is not None:
+        return seen
     limit = services(request).settings.max_body_bytes
     received = bytearray()
     async for chunk in request.stream():

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 
 from holdfast.api import following
-from holdfast.api.deps import Services, Who, With, body_docs, read, uuid_of
+from holdfast.api.deps import Services, With, body_docs, may, read, uuid_of
 from holdfast.api.responses import Json
-from holdfast.api.starting import Started, start
+from holdfast.api.starting import Started, origin, start
 from holdfast.errors import Invalid
 from holdfast.rules.caller import Caller
 from holdfast.rules.run import ACTIVE
@@ -18,28 +18,33 @@ from holdfast.wire.runs import RunCreate, run_view
 
 router = APIRouter(prefix="/threads/{thread_id}/runs", tags=["Thread Runs"])
 
+MayRun = Annotated[Caller, may("threads", "create_run")]
+MayRead = Annotated[Caller, may("threads", "read")]
+MayUpdate = Annotated[Caller, may("threads", "update")]
+MayDelete = Annotated[Caller, may("threads", "delete")]
+
 TRUE = frozenset({"1", "true", "yes"})
 
 
 @router.post("", openapi_extra=body_docs(RunCreate), summary="Start a run in the background")
-async def create(thread_id: str, request: Request, with_: With, who: Who) -> Response:
+async def create(thread_id: str, request: Request, with_: With, who: MayRun) -> Response:
     body = await read(request, RunCreate)
-    run = await start(with_, who, request, body, thread_id=uuid_of(thread_id, "thread"), followed=True)
+    run = await start(with_, who, body, thread_id=uuid_of(thread_id, "thread"), followed=True, origin=origin(request))
     row = await with_.runs.get(who, run.thread_id, run.run_id)
     return Json(run_view(row), headers=following.content_location(run))
 
 
 @router.post("/stream", openapi_extra=body_docs(RunCreate), summary="Start a run and follow its events")
-async def stream(thread_id: str, request: Request, with_: With, who: Who) -> Response:
+async def stream(thread_id: str, request: Request, with_: With, who: MayRun) -> Response:
     body = await read(request, RunCreate)
-    run = await start(with_, who, request, body, thread_id=uuid_of(thread_id, "thread"), followed=True)
+    run = await start(with_, who, body, thread_id=uuid_of(thread_id, "thread"), followed=True, origin=origin(request))
     return following.stream(with_, who, run, cancel_on_disconnect=body.on_disconnect == "cancel")
 
 
 @router.post("/wait", openapi_extra=body_docs(RunCreate), summary="Start a run and wait for its result")
-async def wait(thread_id: str, request: Request, with_: With, who: Who) -> Response:
+async def wait(thread_id: str, request: Request, with_: With, who: MayRun) -> Response:
     body = await read(request, RunCreate)
-    run = await start(with_, who, request, body, thread_id=uuid_of(thread_id, "thread"), followed=False)
+    run = await start(with_, who, body, thread_id=uuid_of(thread_id, "thread"), followed=False, origin=origin(request))
     return following.wait(with_, who, run, cancel_on_disconnect=body.on_disconnect == "cancel")
 
 
@@ -47,7 +52,7 @@ async def wait(thread_id: str, request: Request, with_: With, who: Who) -> Respo
 async def page(
     thread_id: str,
     with_: With,
-    who: Who,
+    who: MayRead,
     limit: Annotated[int, Query(ge=0, le=1000)] = 10,
     offset: Annotated[int, Query(ge=0)] = 0,
     status: str | None = None,
@@ -59,13 +64,13 @@ async def page(
 
 
 @router.get("/{run_id}", summary="Get a run")
-async def get(thread_id: str, run_id: str, with_: With, who: Who) -> Response:
+async def get(thread_id: str, run_id: str, with_: With, who: MayRead) -> Response:
     run = _run(thread_id, run_id)
     return Json(run_view(await with_.runs.get(who, run.thread_id, run.run_id)))
 
 
 @router.delete("/{run_id}", status_code=204, summary="Delete a run's record, cancelling it first if it is active")
-async def delete(thread_id: str, run_id: str, with_: With, who: Who) -> Response:
+async def delete(thread_id: str, run_id: str, with_: With, who: MayDelete) -> Response:
     run = _run(thread_id, run_id)
     row = await with_.runs.get(who, run.thread_id, run.run_id)
     if row["status"] in ACTIVE:
@@ -76,7 +81,7 @@ async def delete(thread_id: str, run_id: str, with_: With, who: Who) -> Response
 
 
 @router.get("/{run_id}/join", summary="Wait for a run's result")
-async def join(thread_id: str, run_id: str, with_: With, who: Who, cancel_on_disconnect: str = "false") -> Response:
+async def join(thread_id: str, run_id: str, with_: With, who: MayRead, cancel_on_disconnect: str = "false") -> Response:
     run = await _existing(with_, who, thread_id, run_id)
     return following.wait(with_, who, run, cancel_on_disconnect=cancel_on_disconnect.lower() in TRUE)
 
@@ -87,7 +92,7 @@ async def join_stream(
     run_id: str,
     request: Request,
     with_: With,
-    who: Who,
+    who: MayRead,
     stream_mode: Annotated[list[str] | None, Query()] = None,
     cancel_on_disconnect: str = "false",
 ) -> Response:
@@ -104,7 +109,7 @@ async def join_stream(
 
 @router.post("/{run_id}/cancel", summary="Cancel a run: keep its checkpoints (interrupt) or drop them (rollback)")
 async def cancel(
-    thread_id: str, run_id: str, with_: With, who: Who, wait: str = "0", action: str = "interrupt"
+    thread_id: str, run_id: str, with_: With, who: MayUpdate, wait: str = "0", action: str = "interrupt"
 ) -> Response:
     run = _run(thread_id, run_id)
     wanted: Literal["interrupt", "rollback"] = "rollback" if action == "rollback" else "interrupt"

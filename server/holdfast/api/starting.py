@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -29,8 +29,21 @@ class Started:
     thread_id: UUID
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a run comes from, besides its body: `headers` are those that may enter its configurable values."""
+
+    request_id: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def origin(request: Request) -> Origin:
+    """The origin of a run that a request asks for."""
+    return Origin(request.headers.get("x-request-id") or str(uuids.uuid7()))
+
+
 async def start(
-    with_: Services, who: Caller, request: Request, body: RunCreate, *, thread_id: UUID | None, followed: bool
+    with_: Services, who: Caller, body: RunCreate, *, thread_id: UUID | None, followed: bool, origin: Origin
 ) -> Started:
     """Admit a run; on return it will reach an end without any client's help (invariant 2).
 
@@ -44,7 +57,7 @@ async def start(
         BadRequest, Invalid: contradictory or malformed.
     """
     assistant = await with_.assistants.get(who, resolve(with_, body.assistant_id))
-    config, context = _merged(assistant, body, request)
+    config, context = _merged(assistant, body, origin)
     answers = await _bound(with_, who, body, thread_id)
     kwargs = stored_kwargs(body, config, context, answers.values if answers else None)
     metadata = new_run_metadata(body, assistant["assistant_id"])
@@ -102,7 +115,7 @@ async def _bound(with_: Services, who: Caller, body: RunCreate, thread_id: UUID 
 
 
 def _merged(
-    assistant: Mapping[str, Any], body: RunCreate, request: Request
+    assistant: Mapping[str, Any], body: RunCreate, origin: Origin
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Config and context of the run: the assistant's, then the request's; either mirrors the other.
 
@@ -114,8 +127,8 @@ def _merged(
         raise BadRequest("Cannot specify both configurable and context. Prefer setting context alone.")
     asked = {key: value for key, value in (body.context or given).items() if not _reserved(key)}
     preset = assistant["config"]
-    configurable = {**preset.get("configurable", {}), **assistant["context"], **given, **asked}
-    configurable["langgraph_request_id"] = request.headers.get("x-request-id") or str(uuids.uuid7())
+    configurable = {**preset.get("configurable", {}), **assistant["context"], **given, **asked, **origin.headers}
+    configurable["langgraph_request_id"] = origin.request_id
     config = {
         "configurable": configurable,
         "metadata": body.config.metadata,

@@ -7,9 +7,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from holdfast.api import following
-from holdfast.api.deps import Services, Who, With, body_docs, read, uuid_of
-from holdfast.api.runs import TRUE, last_event_id
-from holdfast.api.starting import Started, start
+from holdfast.api.deps import Services, With, body_docs, read, uuid_of
+from holdfast.api.runs import TRUE, MayRead, MayRun, last_event_id
+from holdfast.api.starting import Started, origin, start
 from holdfast.db import runs
 from holdfast.rules.caller import Caller
 from holdfast.wire.runs import RunCreate
@@ -18,16 +18,16 @@ router = APIRouter(prefix="/runs", tags=["Stateless Runs"])
 
 
 @router.post("/stream", openapi_extra=body_docs(RunCreate), summary="Start a stateless run and follow its events")
-async def stream(request: Request, with_: With, who: Who) -> Response:
+async def stream(request: Request, with_: With, who: MayRun) -> Response:
     body = await read(request, RunCreate)
-    run = await start(with_, who, request, body, thread_id=None, followed=True)
+    run = await start(with_, who, body, thread_id=None, followed=True, origin=origin(request))
     return following.stream(with_, who, run, cancel_on_disconnect=body.on_disconnect == "cancel", stateless=True)
 
 
 @router.post("/wait", openapi_extra=body_docs(RunCreate), summary="Start a stateless run and wait for its result")
-async def wait(request: Request, with_: With, who: Who) -> Response:
+async def wait(request: Request, with_: With, who: MayRun) -> Response:
     body = await read(request, RunCreate)
-    run = await start(with_, who, request, body, thread_id=None, followed=False)
+    run = await start(with_, who, body, thread_id=None, followed=False, origin=origin(request))
     return following.wait(with_, who, run, cancel_on_disconnect=body.on_disconnect == "cancel")
 
 
@@ -36,7 +36,7 @@ async def join_stream(
     run_id: str,
     request: Request,
     with_: With,
-    who: Who,
+    who: MayRead,
     stream_mode: Annotated[list[str] | None, Query()] = None,
     cancel_on_disconnect: str = "false",
 ) -> Response:

@@ -10,6 +10,7 @@ from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from holdfast.db.pool import Database
+from holdfast.db.scope import scoped
 from holdfast.db.sql import statements
 from holdfast.errors import Missing
 from holdfast.rules.caller import Caller
@@ -50,9 +51,9 @@ class Assistants:
         Raises:
             Missing: none of this id that the caller may see.
         """
-        params = {"assistant_id": assistant_id, "owner": caller.owner, "graph_ids": self._graph_ids}
+        query = scoped(caller, self._sql["get"], assistant_id=assistant_id, graph_ids=self._graph_ids)
         async with self._database.connection("api") as conn:
-            row = await (await conn.execute(self._sql["get"], params)).fetchone()
+            row = await (await conn.execute(*query)).fetchone()
         if row is None:
             raise Missing(f"Assistant with ID {assistant_id} not found")
         return row
@@ -68,14 +69,15 @@ class Assistants:
         offset: int = 0,
     ) -> list[DictRow]:
         """A page of assistants, newest first; `limit=None` is all of them."""
-        params = {
-            "owner": caller.owner,
-            "graph_ids": self._graph_ids,
-            "graph_id": graph_id,
-            "name": name.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") if name else None,
-            "metadata": Jsonb(metadata) if metadata else None,
-            "limit": limit,
-            "offset": offset,
-        }
+        query = scoped(
+            caller,
+            self._sql["search"],
+            graph_ids=self._graph_ids,
+            graph_id=graph_id,
+            name=name.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") if name else None,
+            metadata=Jsonb(metadata) if metadata else None,
+            limit=limit,
+            offset=offset,
+        )
         async with self._database.connection("api") as conn:
-            return await (await conn.execute(self._sql["search"], params)).fetchall()
+            return await (await conn.execute(*query)).fetchall()

@@ -19,6 +19,7 @@ from psycopg.types.json import Jsonb
 from holdfast.db import threads
 from holdfast.db.checkpoints import SAVE_RETRY_SECONDS, Fence
 from holdfast.db.pool import Connection, Database
+from holdfast.db.scope import scoped
 from holdfast.db.sql import statements
 from holdfast.errors import Conflict, FenceLost, Missing
 from holdfast.rules.admission import Plan, Strategy, admission
@@ -249,7 +250,7 @@ class Runs:
             Missing: no such run of this caller, or it has ended already.
         """
         async with self._database.transaction("api") as conn:
-            locked = await conn.execute(statements("threads")["lock"], {"thread_id": thread_id, "owner": caller.owner})
+            locked = await conn.execute(*scoped(caller, statements("threads")["lock"], thread_id=thread_id))
             if await locked.fetchone() is None:
                 raise missing(run_id)
             active = await self._all(conn, "active", {"thread_id": thread_id})
@@ -268,9 +269,9 @@ class Runs:
         Raises:
             Missing: no such thread of this caller.
         """
-        params = {"thread_id": thread_id, "owner": caller.owner}
+        params = {"thread_id": thread_id}
         async with self._database.transaction("api") as conn:
-            deleted = await conn.execute(statements("threads")["delete"], params)
+            deleted = await conn.execute(*scoped(caller, statements("threads")["delete"], thread_id=thread_id))
             if await deleted.fetchone() is None:
                 raise threads.missing(thread_id)
             active = await self._all(conn, "active", {"thread_id": thread_id})
@@ -302,21 +303,23 @@ class Runs:
         offset: int = 0,
     ) -> list[DictRow]:
         """Runs of a thread, newest first."""
-        params = {
-            "owner": caller.owner,
-            "thread_id": thread_id,
-            "run_id": run_id,
-            "status": status,
-            "limit": limit,
-            "offset": offset,
-        }
+        query = scoped(
+            caller,
+            self._sql["view"],
+            thread_id=thread_id,
+            run_id=run_id,
+            status=status,
+            limit=limit,
+            offset=offset,
+        )
         async with self._database.connection("api") as conn:
-            return await self._all(conn, "view", params)
+            return await (await conn.execute(*query)).fetchall()
 
     async def find(self, caller: Caller, run_id: UUID, thread_id: UUID | None = None) -> DictRow | None:
         """A run's standing: thread_id, status, error, ephemeral, resumable, logged."""
         async with self._database.connection("api") as conn:
-            return await self._one(conn, "find", {"owner": caller.owner, "run_id": run_id, "thread_id": thread_id})
+            query = scoped(caller, self._sql["find"], run_id=run_id, thread_id=thread_id)
+            return await (await conn.execute(*query)).fetchone()
 
     async def delete(self, caller: Caller, thread_id: UUID, run_id: UUID) -> None:
         """Delete an ended run's record; its checkpoints stay.
@@ -325,9 +328,9 @@ class Runs:
             Missing: no such run of this caller.
             Conflict: it has not ended.
         """
-        params = {"owner": caller.owner, "thread_id": thread_id, "run_id": run_id}
+        query = scoped(caller, self._sql["delete"], thread_id=thread_id, run_id=run_id)
         async with self._database.connection("api") as conn:
-            if await self._one(conn, "delete", params) is not None:
+            if await (await conn.execute(*query)).fetchone() is not None:
                 return
         await self.get(caller, thread_id, run_id)
         raise Conflict("Run is still active: cancel it before deleting it.")
@@ -335,7 +338,7 @@ class Runs:
     async def _locked_thread(self, conn: Connection, caller: Caller, new: NewRun) -> DictRow:
         if new.new_thread is not None:
             await threads.create(conn, caller, new.thread_id, new.new_thread)
-        cursor = await conn.execute(statements("threads")["lock"], {"thread_id": new.thread_id, "owner": caller.owner})
+        cursor = await conn.execute(*scoped(caller, statements("threads")["lock"], thread_id=new.thread_id))
         row = await cursor.fetchone()
         if row is None:
             raise Missing("Thread or assistant not found.")
@@ -406,7 +409,7 @@ class Runs:
             else:
                 await self._settle(conn, run, end.outcome, end.event_seq)
             if run.ephemeral:
-                await conn.execute(statements("threads")["delete"], thread | {"owner": run.owner})
+                await conn.execute(statements("threads")["hide"], thread)
 
     async def _settle(self, conn: Connection, run: Claimed, outcome: threads.Outcome, event_seq: int) -> None:
         asked = Questions(

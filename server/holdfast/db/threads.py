@@ -11,6 +11,7 @@ from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from holdfast.db.pool import Connection, Database
+from holdfast.db.scope import scoped
 from holdfast.db.sql import statements
 from holdfast.db.values import Values, store
 from holdfast.errors import Conflict, Missing
@@ -64,9 +65,7 @@ class Threads:
             created = await create(conn, caller, thread_id, metadata)
             if created:
                 return
-            kept = await (
-                await conn.execute(self._sql["standing"], {"thread_id": thread_id, "owner": caller.owner})
-            ).fetchone()
+            kept = await (await conn.execute(*scoped(caller, self._sql["standing"], thread_id=thread_id))).fetchone()
         if kept is None or not or_keep:
             raise Conflict(f"Thread {thread_id} already exists.")
 
@@ -84,7 +83,7 @@ class Threads:
     async def result(self, caller: Caller, thread_id: UUID) -> DictRow | None:
         """What the last run left: values as JSON bytes, interrupts, error. Also of a stateless run's thread."""
         async with self._database.connection("api") as conn:
-            cursor = await conn.execute(self._sql["result"], {"thread_id": thread_id, "owner": caller.owner})
+            cursor = await conn.execute(*scoped(caller, self._sql["result"], thread_id=thread_id))
             return await cursor.fetchone()
 
     async def search(
@@ -107,30 +106,34 @@ class Threads:
             + " LIMIT %(limit)s OFFSET %(offset)s"
         )
         async with self._database.connection("api") as conn:
-            cursor = await conn.execute(query, _terms(caller, terms) | {"limit": limit, "offset": offset})
+            cursor = await conn.execute(*scoped(caller, query, **_terms(terms), limit=limit, offset=offset))
             return await cursor.fetchall()
 
     async def count(self, caller: Caller, terms: ThreadFilter) -> int:
         async with self._database.connection("api") as conn:
-            cursor = await conn.execute(self._sql["count"] + self._sql["filters"], _terms(caller, terms))
+            cursor = await conn.execute(*scoped(caller, self._sql["count"] + self._sql["filters"], **_terms(terms)))
             row = await cursor.fetchone()
         return int(row["count"]) if row else 0
 
     async def patch(self, caller: Caller, thread_id: UUID, metadata: Mapping[str, Any]) -> None:
         """Merge `metadata` shallowly into the thread's."""
-        await self._one("patch", caller, thread_id, {"metadata": Jsonb(dict(metadata))})
+        query = scoped(caller, self._sql["patch"], thread_id=thread_id, metadata=Jsonb(dict(metadata)))
+        async with self._database.connection("api") as conn:
+            row = await (await conn.execute(*query)).fetchone()
+        if row is None:
+            raise missing(thread_id)
 
     async def questions(self, caller: Caller, thread_id: UUID) -> Questions | None:
         """What the thread waits for right now, or None where there is no such thread."""
         async with self._database.connection("api") as conn:
-            cursor = await conn.execute(self._sql["standing"], {"thread_id": thread_id, "owner": caller.owner})
+            cursor = await conn.execute(*scoped(caller, self._sql["standing"], thread_id=thread_id))
             row = await cursor.fetchone()
         return questions(row) if row else None
 
     async def standing(self, caller: Caller, thread_id: UUID) -> DictRow:
         """Status, metadata, config, interrupts and checkpoint id, without the values."""
         async with self._database.connection("api") as conn:
-            cursor = await conn.execute(self._sql["standing"], {"thread_id": thread_id, "owner": caller.owner})
+            cursor = await conn.execute(*scoped(caller, self._sql["standing"], thread_id=thread_id))
             row = await cursor.fetchone()
         if row is None:
             raise missing(thread_id)
@@ -143,9 +146,9 @@ class Threads:
             Missing: no such thread of this caller.
             Conflict: the thread is busy.
         """
-        params = {"thread_id": thread_id, "owner": caller.owner}
+        query = scoped(caller, self._sql["begin_edit"], thread_id=thread_id)
         async with self._database.connection("api") as conn:
-            row = await (await conn.execute(self._sql["begin_edit"], params)).fetchone()
+            row = await (await conn.execute(*query)).fetchone()
         if row is None:
             await self.standing(caller, thread_id)
             raise Conflict("Thread is busy: its state can be updated when its runs have ended.")
@@ -171,13 +174,6 @@ class Threads:
             if gone:
                 await conn.execute(self._sql["erase_checkpoints"], {"thread_ids": gone})
         return len(gone)
-
-    async def _one(self, verb: str, caller: Caller, thread_id: UUID, params: dict[str, Any]) -> None:
-        params |= {"thread_id": thread_id, "owner": caller.owner}
-        async with self._database.connection("api") as conn:
-            row = await (await conn.execute(self._sql[verb], params)).fetchone()
-        if row is None:
-            raise missing(thread_id)
 
 
 def missing(thread_id: UUID) -> Missing:
@@ -220,9 +216,8 @@ async def settle(conn: Connection, thread_id: UUID, outcome: Outcome, *, event_s
     )
 
 
-def _terms(caller: Caller, terms: ThreadFilter) -> dict[str, Any]:
+def _terms(terms: ThreadFilter) -> dict[str, Any]:
     return {
-        "owner": caller.owner,
         "ids": list(terms.ids) if terms.ids is not None else None,
         "status": terms.status,
         "metadata": Jsonb(terms.metadata) if terms.metadata else None,

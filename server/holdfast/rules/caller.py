@@ -1,15 +1,37 @@
-"""Who asks. Every query carries a caller, and what is not theirs does not exist (invariant 10)."""
+"""Who asks. Every query carries a caller, and what they may not see does not exist (invariant 10)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Sight(StrEnum):
+    """Which rows a caller sees."""
+
+    OWN = "own"
+    """Their own; what holds unless somebody decided otherwise."""
+    MATCHING = "matching"
+    """Those whose metadata contains one of the caller's filters, whoever made them."""
+    ALL = "all"
+    """Everybody's: an authorization handler of the project let the caller through without a filter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An authenticated party; `owner` is the name under which its rows are kept."""
+    """An authenticated party; `owner` is the name under which its rows are kept.
+
+    `user` is what the project's authentication said about it (None without one), as graphs find it under
+    `langgraph_auth_user`.
+    """
 
     owner: str
+    sight: Sight = Sight.OWN
+    filters: tuple[Mapping[str, Any], ...] = ()
+    user: Mapping[str, Any] | None = None
+    permissions: tuple[str, ...] = field(default=())
 
 
 LOCAL = Caller("local")

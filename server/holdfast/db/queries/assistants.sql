@@ -7,14 +7,14 @@ WHERE (assistants.name, assistants.description) IS DISTINCT FROM (EXCLUDED.name,
 
 -- name: get
 SELECT assistant_id, graph_id, name, description, config, context, metadata, version, created_at, updated_at
-FROM holdfast.assistants
-WHERE assistant_id = %(assistant_id)s AND (owner IS NULL OR owner = %(owner)s)
+FROM holdfast.assistants a
+WHERE assistant_id = %(assistant_id)s AND (a.owner IS NULL OR %%SEES(a)%%)
   AND graph_id = ANY(%(graph_ids)s::text[])
 
 -- name: search
 SELECT assistant_id, graph_id, name, description, config, context, metadata, version, created_at, updated_at
-FROM holdfast.assistants
-WHERE (owner IS NULL OR owner = %(owner)s)
+FROM holdfast.assistants a
+WHERE (a.owner IS NULL OR %%SEES(a)%%)
   AND graph_id = ANY(%(graph_ids)s::text[])
   AND (%(graph_id)s::text IS NULL OR graph_id = %(graph_id)s)
   AND (%(name)s::text IS NULL OR name ILIKE '%%' || %(name)s || '%%')

@@ -144,9 +144,9 @@ WHERE worker_id = %(worker_id)s AND status = 'running'
 SELECT run_id, thread_id, assistant_id, status, metadata, kwargs, multitask_strategy, created_at, updated_at,
        error, ephemeral, resumable, logged
 FROM holdfast.runs
-WHERE owner = %(owner)s AND thread_id = %(thread_id)s
+WHERE thread_id = %(thread_id)s
   AND (%(run_id)s::uuid IS NULL OR run_id = %(run_id)s)
-  AND EXISTS (SELECT FROM holdfast.threads t WHERE t.thread_id = runs.thread_id AND t.deleted_at IS NULL)
+  AND EXISTS (SELECT FROM holdfast.threads t WHERE t.thread_id = runs.thread_id AND t.deleted_at IS NULL AND %%SEES(t)%%)
   AND (%(status)s::text IS NULL OR status = %(status)s)
 ORDER BY seq DESC
 LIMIT %(limit)s OFFSET %(offset)s
@@ -154,13 +154,14 @@ LIMIT %(limit)s OFFSET %(offset)s
 -- name: find
 SELECT r.run_id, r.thread_id, r.status, r.error, r.ephemeral, r.resumable, r.logged
 FROM holdfast.runs r
-WHERE r.owner = %(owner)s AND r.run_id = %(run_id)s
+JOIN holdfast.threads t USING (thread_id)
+WHERE %%SEES(t)%% AND r.run_id = %(run_id)s
   AND (%(thread_id)s::uuid IS NULL OR r.thread_id = %(thread_id)s)
 
 -- name: delete
-DELETE FROM holdfast.runs
-WHERE run_id = %(run_id)s AND owner = %(owner)s AND thread_id = %(thread_id)s
-  AND status NOT IN ('pending', 'running')
+DELETE FROM holdfast.runs r
+WHERE run_id = %(run_id)s AND thread_id = %(thread_id)s AND status NOT IN ('pending', 'running')
+  AND EXISTS (SELECT FROM holdfast.threads t WHERE t.thread_id = r.thread_id AND %%SEES(t)%%)
 RETURNING run_id
 
 -- name: erase

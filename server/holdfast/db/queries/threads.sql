@@ -8,8 +8,8 @@ ON CONFLICT (thread_id) DO NOTHING
 
 -- name: lock
 SELECT thread_id, status, metadata, interrupts, unfinished, checkpoint_id, event_seq
-FROM holdfast.threads
-WHERE thread_id = %(thread_id)s AND owner = %(owner)s AND deleted_at IS NULL
+FROM holdfast.threads t
+WHERE thread_id = %(thread_id)s AND %%SEES(t)%% AND deleted_at IS NULL
 FOR NO KEY UPDATE
 
 -- name: hold
@@ -17,8 +17,8 @@ SELECT FROM holdfast.threads WHERE thread_id = %(thread_id)s FOR NO KEY UPDATE
 
 -- name: standing
 SELECT status, metadata, config, interrupts, unfinished, checkpoint_id
-FROM holdfast.threads
-WHERE thread_id = %(thread_id)s AND owner = %(owner)s AND deleted_at IS NULL
+FROM holdfast.threads t
+WHERE thread_id = %(thread_id)s AND %%SEES(t)%% AND deleted_at IS NULL
 
 -- name: view
 SELECT thread_id, status, metadata, config, interrupts, error, checkpoint_id,
@@ -33,7 +33,7 @@ SELECT thread_id, status, metadata, config, interrupts, error, checkpoint_id,
                  GROUP BY channel) AS channels
        )::json END AS values
 FROM holdfast.threads t
-WHERE owner = %(owner)s AND deleted_at IS NULL
+WHERE %%SEES(t)%% AND deleted_at IS NULL
 
 -- name: result
 SELECT interrupts, error, status,
@@ -46,7 +46,7 @@ SELECT interrupts, error, status,
                  WHERE v.thread_id = t.thread_id
                  GROUP BY channel) AS channels), '{}')::json AS values
 FROM holdfast.threads t
-WHERE thread_id = %(thread_id)s AND owner = %(owner)s
+WHERE thread_id = %(thread_id)s AND %%SEES(t)%%
 
 -- name: filters
   AND (%(ids)s::uuid[] IS NULL OR thread_id = ANY(%(ids)s::uuid[]))
@@ -63,19 +63,25 @@ WHERE thread_id = %(thread_id)s AND owner = %(owner)s
 -- name: count
 SELECT count(*) AS count
 FROM holdfast.threads t
-WHERE owner = %(owner)s AND deleted_at IS NULL
+WHERE %%SEES(t)%% AND deleted_at IS NULL
 
 -- name: patch
-UPDATE holdfast.threads
+UPDATE holdfast.threads t
 SET metadata = metadata || %(metadata)s, updated_at = holdfast.now()
-WHERE thread_id = %(thread_id)s AND owner = %(owner)s AND deleted_at IS NULL
+WHERE thread_id = %(thread_id)s AND %%SEES(t)%% AND deleted_at IS NULL
 RETURNING thread_id
 
 -- name: delete
+UPDATE holdfast.threads t
+SET deleted_at = holdfast.now()
+WHERE thread_id = %(thread_id)s AND %%SEES(t)%% AND deleted_at IS NULL
+RETURNING thread_id
+
+-- name: hide
+-- What a run does to the thread of its own when it ends: no caller is asked.
 UPDATE holdfast.threads
 SET deleted_at = holdfast.now()
-WHERE thread_id = %(thread_id)s AND owner = %(owner)s AND deleted_at IS NULL
-RETURNING thread_id
+WHERE thread_id = %(thread_id)s AND deleted_at IS NULL
 
 -- name: erase
 DELETE FROM holdfast.threads WHERE thread_id = %(thread_id)s
@@ -144,7 +150,7 @@ WHERE v.thread_id = %(thread_id)s AND v.channel = gone.channel AND v.idx = gone.
 -- here, and the token that `occupy` takes away.
 UPDATE holdfast.threads t
 SET edit_token = nextval('holdfast.fencing_token')
-WHERE thread_id = %(thread_id)s AND owner = %(owner)s AND deleted_at IS NULL AND status <> 'busy'
+WHERE thread_id = %(thread_id)s AND %%SEES(t)%% AND deleted_at IS NULL AND status <> 'busy'
   AND NOT EXISTS (SELECT FROM holdfast.runs r
                   WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running'))
 RETURNING edit_token

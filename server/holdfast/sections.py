@@ -1,0 +1,168 @@
+"""The sections of a langgraph.json that change how a server behaves, as checked values.
+
+The keys, their meaning and their defaults are those of LangGraph's own CLI. A section that is absent is its default. A
+key that nobody knows is kept in `model_extra`, so that whoever loads the project can name it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Minutes = Annotated[float, Field(gt=0)]
+TtlStrategy = Literal["delete", "keep_latest"]
+
+
+class Section(BaseModel):
+    """A part of langgraph.json."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    def unknown_keys(self, where: str) -> Iterator[str]:
+        """`section.key` of every key that has no meaning here."""
+        for key in self.model_extra or {}:
+            yield f"{where}.{key}"
+        for name in type(self).model_fields:
+            if isinstance(value := getattr(self, name), Section):
+                yield from value.unknown_keys(f"{where}.{name}")
+
+
+class ThreadTtl(Section):
+    """`checkpointer.ttl`: when threads that nobody uses go. `delete` removes the thread, `keep_latest` its history."""
+
+    strategy: TtlStrategy = "delete"
+    default_ttl: Minutes | None = None
+    sweep_interval_minutes: Minutes = 5.0
+    sweep_limit: Annotated[int, Field(ge=1)] | None = None
+
+
+class Checkpointer(Section):
+    """`checkpointer`. Only `ttl` has an effect yet: checkpoints are kept in Holdfast's Postgres."""
+
+    ttl: ThreadTtl | None = None
+    backend: str | None = None
+    path: str | None = None
+    serde: dict[str, Any] | None = None
+
+
+class StoreTtl(Section):
+    """`store.ttl`: when items go; a read prolongs an item's life unless `refresh_on_read` is off."""
+
+    refresh_on_read: bool = True
+    default_ttl: Minutes | None = None
+    sweep_interval_minutes: Minutes = 5.0
+
+
+class StoreIndex(Section):
+    """`store.index`: what is found by meaning. `embed` is `provider:model`, or `path.py:function`."""
+
+    dims: Annotated[int, Field(ge=1, le=16_000)]
+    embed: str
+    fields: list[str] | None = None
+
+
+class StoreSection(Section):
+    """`store`; `path` names a store of the project's own (`path.py:object`)."""
+
+    path: str | None = None
+    index: StoreIndex | None = None
+    ttl: StoreTtl | None = None
+
+
+class AuthSection(Section):
+    """`auth`; `path` names the project's `langgraph_sdk.Auth` (`path.py:object`)."""
+
+    path: str | None = None
+    disable_studio_auth: bool = False
+    allow_langsmith_api_keys: bool = False
+    openapi: dict[str, Any] | None = None
+    cache: dict[str, Any] | None = None
+
+
+class Cors(Section):
+    """`http.cors`."""
+
+    allow_origins: list[str] = Field(default_factory=lambda: ["*"])
+    allow_origin_regex: str | None = None
+    allow_methods: list[str] = Field(default_factory=lambda: ["*"])
+    allow_headers: list[str] = Field(default_factory=lambda: ["*"])
+    allow_credentials: bool = False
+    expose_headers: list[str] = Field(default_factory=list)
+    max_age: Annotated[int, Field(ge=0)] = 600
+
+
+class HeaderPatterns(Section):
+    """Header names, with `*` for anything; `excludes` win over `includes`."""
+
+    includes: list[str] = Field(default_factory=list)
+    excludes: list[str] = Field(default_factory=list)
+
+    @field_validator("includes", "excludes", mode="before")
+    @classmethod
+    def _null_is_empty(cls, value: object) -> object:
+        return [] if value is None else value
+
+
+class HttpSection(Section):
+    """`http`: the project's own application, which routes are there, and who may call from a browser."""
+
+    app: str | None = None
+    disable_assistants: bool = False
+    disable_threads: bool = False
+    disable_runs: bool = False
+    disable_store: bool = False
+    disable_mcp: bool = False
+    disable_a2a: bool = False
+    disable_meta: bool = False
+    disable_ui: bool = False
+    disable_webhooks: bool = False
+    disable_event_streaming: bool = False
+    cors: Cors | None = None
+    configurable_headers: HeaderPatterns | None = None
+    logging_headers: HeaderPatterns | None = None
+    middleware_order: Literal["auth_first", "middleware_first"] = "middleware_first"
+    enable_custom_route_auth: bool = False
+    mount_prefix: str = ""
+
+
+class WebhookUrls(Section):
+    """`webhooks.url`: where deliveries may go."""
+
+    require_https: bool = False
+    allowed_domains: list[str] = Field(default_factory=list)
+    allowed_ports: list[int] = Field(default_factory=list)
+    max_url_length: Annotated[int, Field(ge=1)] = 2048
+    disable_loopback: bool = True
+    disable_private_ips: bool = False
+
+
+class WebhooksSection(Section):
+    """`webhooks`; header values may hold `${{ env.NAME }}` for names that start with `env_prefix`."""
+
+    env_prefix: str = "LG_WEBHOOK_"
+    url: WebhookUrls = Field(default_factory=WebhookUrls)
+    headers: dict[str, str] = Field(default_factory=dict)
+    allowed_fields: list[str] | None = None
+
+
+class Sections(BaseModel):
+    """All of them."""
+
+    model_config = ConfigDict(frozen=True)
+
+    checkpointer: Checkpointer = Field(default_factory=Checkpointer)
+    store: StoreSection = Field(default_factory=StoreSection)
+    auth: AuthSection = Field(default_factory=AuthSection)
+    http: HttpSection = Field(default_factory=HttpSection)
+    webhooks: WebhooksSection = Field(default_factory=WebhooksSection)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _null_is_absent(cls, value: object) -> object:
+        return {} if value is None else value
+
+    def unknown_keys(self) -> list[str]:
+        """`section.key` of every key that has no meaning here."""
+        return [key for name in type(self).model_fields for key in getattr(self, name).unknown_keys(name)]

@@ -1,0 +1,59 @@
+"""The conformance manifest: one row per behaviour that clients can rely on, linked to the tests that show it.
+
+A row lives in `requirements/<resource>.toml`; a test names the rows it shows with `@pytest.mark.requirement("id")`,
+and `test_requirements.py` holds the two equal. A row with `divergence` says where the official server does something
+else, and why we do not follow.
+"""
+
+from __future__ import annotations
+
+import ast
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+HERE = Path(__file__).parent
+TESTS = HERE.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """One row. `source` is a section of the wire contract or a client's habit, `expected` what a client sees."""
+
+    id: str
+    source: str
+    expected: str
+    divergence: str | None = None
+
+
+@cache
+def requirements() -> dict[str, Requirement]:
+    """All rows by id."""
+    rows: dict[str, Requirement] = {}
+    for path in sorted((HERE / "requirements").glob("*.toml")):
+        for entry in tomllib.loads(path.read_text("utf-8"))["requirement"]:
+            row = Requirement(**entry)
+            assert row.id not in rows, f"{path.name}: {row.id} is there twice"
+            assert row.id.startswith(f"{path.stem}."), f"{path.name}: {row.id} belongs into another file"
+            rows[row.id] = row
+    return rows
+
+
+def shown() -> dict[str, list[str]]:
+    """`{requirement id: [test]}`, read from the sources of all tests."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(TESTS.rglob("test_*.py")):
+        for test, ids in _marks(ast.parse(path.read_text("utf-8"))):
+            for row in ids:
+                found.setdefault(row, []).append(f"{path.relative_to(TESTS)}::{test}")
+    return found
+
+
+def _marks(module: ast.Module) -> Iterator[tuple[str, list[str]]]:
+    for node in ast.walk(module):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            for mark in node.decorator_list:
+                if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.requirement":
+                    yield node.name, [ast.literal_eval(argument) for argument in mark.args]
