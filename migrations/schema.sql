@@ -32,9 +32,32 @@ CREATE TABLE holdfast.assistants (
     metadata jsonb NOT NULL DEFAULT '{}',
     version integer NOT NULL DEFAULT 1,
     created_at timestamptz NOT NULL,
-    updated_at timestamptz NOT NULL
+    updated_at timestamptz NOT NULL,
+    newest_version integer NOT NULL DEFAULT 1,
+    declared jsonb
 );
 COMMENT ON COLUMN holdfast.assistants.owner IS 'NULL: a system assistant, visible to everybody';
+COMMENT ON COLUMN holdfast.assistants.version IS 'the current one; older than newest_version after a step back';
+COMMENT ON COLUMN holdfast.assistants.declared IS
+    'system assistants: the name and description that langgraph.json last gave; what users changed since stays';
+CREATE INDEX assistants_by_owner ON holdfast.assistants (owner, created_at, assistant_id);
+CREATE INDEX assistants_by_graph ON holdfast.assistants (graph_id, created_at, assistant_id);
+CREATE INDEX assistants_by_age ON holdfast.assistants (created_at, assistant_id);
+CREATE INDEX assistants_by_metadata ON holdfast.assistants USING gin (metadata jsonb_path_ops);
+
+-- What an assistant was after each change. Rows never change; they go with the assistant.
+CREATE TABLE holdfast.assistant_versions (
+    assistant_id uuid NOT NULL REFERENCES holdfast.assistants ON DELETE CASCADE,
+    version integer NOT NULL,
+    graph_id text NOT NULL,
+    name text NOT NULL,
+    description text,
+    config jsonb NOT NULL,
+    context jsonb NOT NULL,
+    metadata jsonb NOT NULL,
+    created_at timestamptz NOT NULL,
+    PRIMARY KEY (assistant_id, version)
+);
 
 CREATE TABLE holdfast.threads (
     thread_id uuid PRIMARY KEY,
@@ -96,12 +119,14 @@ CREATE TABLE holdfast.runs (
     error jsonb,
     created_at timestamptz NOT NULL,
     updated_at timestamptz NOT NULL,
+    graph_id text NOT NULL,
     CONSTRAINT running_runs_are_claimed
         CHECK ((status = 'running') = (worker_id IS NOT NULL) AND (status <> 'running' OR fencing_token IS NOT NULL))
 );
 COMMENT ON COLUMN holdfast.runs.kwargs IS 'the request as JSON bytes: text that JSONB refuses (NUL) stays exact';
 COMMENT ON COLUMN holdfast.runs.logged IS 'its events are kept for followers in other processes and for later joins';
 COMMENT ON COLUMN holdfast.runs.ephemeral IS 'stateless: its thread goes with it';
+COMMENT ON COLUMN holdfast.runs.graph_id IS 'as admitted: the assistant may change or go while the run waits';
 CREATE UNIQUE INDEX one_running_run_per_thread ON holdfast.runs (thread_id) WHERE status = 'running';
 CREATE INDEX runs_to_claim ON holdfast.runs (seq) WHERE status = 'pending';
 CREATE INDEX runs_by_worker ON holdfast.runs (worker_id) WHERE status = 'running';

@@ -17,7 +17,8 @@ from holdfast.errors import BadRequest, Missing
 from holdfast.rules.caller import Caller
 from holdfast.rules.command import bind_resume
 from holdfast.wire import codec
-from holdfast.wire.runs import RESERVED_CONFIGURABLE, RunCreate, new_run_metadata, stored_kwargs
+from holdfast.wire.merging import merged_config, merged_context, merged_metadata, one_of_both
+from holdfast.wire.runs import RunCreate, stored_kwargs
 from holdfast.wire.threads import searchable
 
 
@@ -56,11 +57,10 @@ async def start(
         Conflict: the thread is busy (`reject`), or an answer came too late.
         BadRequest, Invalid: contradictory or malformed.
     """
-    assistant = await with_.assistants.get(who, resolve(with_, body.assistant_id))
-    config, context = _merged(assistant, body, origin)
+    assistant = await with_.assistants.on_thread(who, resolve(with_, body.assistant_id), thread_id)
+    config, context, metadata = _merged(assistant, body, origin)
     answers = await _bound(with_, who, body, thread_id)
     kwargs = stored_kwargs(body, config, context, answers.values if answers else None)
-    metadata = new_run_metadata(body, assistant["assistant_id"])
     searchable(metadata, "metadata")
     new = NewRun(
         run_id=uuids.uuid7(),
@@ -68,7 +68,7 @@ async def start(
         assistant_id=assistant["assistant_id"],
         graph_id=assistant["graph_id"],
         kwargs=codec.dumps_exact(kwargs),
-        metadata={**assistant["metadata"], **metadata},
+        metadata=metadata,
         strategy=body.multitask_strategy,
         resumable=body.stream_resumable,
         logged=followed or body.stream_resumable,
@@ -116,31 +116,28 @@ async def _bound(with_: Services, who: Caller, body: RunCreate, thread_id: UUID 
 
 def _merged(
     assistant: Mapping[str, Any], body: RunCreate, origin: Origin
-) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Config and context of the run: the assistant's, then the request's; either mirrors the other.
+) -> tuple[dict[str, Any], dict[str, Any] | None, dict[str, Any]]:
+    """Config, context and metadata of the run.
 
     Raises:
         BadRequest: the request gives both configurable and context.
     """
-    given = {key: value for key, value in body.config.configurable.items() if not _reserved(key)}
-    if given.keys() - {"thread_id"} and body.context:
-        raise BadRequest("Cannot specify both configurable and context. Prefer setting context alone.")
-    asked = {key: value for key, value in (body.context or given).items() if not _reserved(key)}
-    preset = assistant["config"]
-    configurable = {**preset.get("configurable", {}), **assistant["context"], **given, **asked, **origin.headers}
-    configurable["langgraph_request_id"] = origin.request_id
-    config = {
-        "configurable": configurable,
-        "metadata": body.config.metadata,
-        "tags": [*preset.get("tags", []), *(body.config.tags or [])],
-        "recursion_limit": body.config.recursion_limit or preset.get("recursion_limit"),
-    }
-    context = {**assistant["context"], **asked}
-    return config, context or None
-
-
-def _reserved(key: str) -> bool:
-    return key in RESERVED_CONFIGURABLE or key.startswith("__otel_")
+    given = one_of_both(body.config.configurable, body.context) or {}
+    config = merged_config(
+        assistant["config"],
+        assistant["thread_config"],
+        {"tags": body.config.tags, "recursion_limit": body.config.recursion_limit, "metadata": body.config.metadata},
+        given,
+        {**origin.headers, "langgraph_request_id": origin.request_id},
+    )
+    metadata = merged_metadata(
+        str(assistant["assistant_id"]),
+        assistant["metadata"],
+        assistant["thread_metadata"],
+        body.config.metadata,
+        body.metadata,
+    )
+    return config, merged_context(assistant["context"], given) or None, metadata
 
 
 def _thread_metadata(body: RunCreate, thread_id: UUID | None) -> dict[str, Any] | None:

@@ -77,7 +77,7 @@ class Claimed:
     thread_id: UUID
     owner: str
     assistant_id: UUID
-    graph_id: str | None
+    graph_id: str
     metadata: Mapping[str, Any]
     kwargs: bytes
     resumable: bool
@@ -352,6 +352,7 @@ class Runs:
                 "thread_id": new.thread_id,
                 "owner": caller.owner,
                 "assistant_id": new.assistant_id,
+                "graph_id": new.graph_id,
                 "metadata": Jsonb(dict(new.metadata)),
                 "kwargs": new.kwargs,
                 "multitask_strategy": new.strategy,

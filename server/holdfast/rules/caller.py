@@ -32,7 +32,9 @@ class Caller:
     filters: tuple[Mapping[str, Any], ...] = ()
     user: Mapping[str, Any] | None = None
     permissions: tuple[str, ...] = field(default=())
+    alone: bool = False
+    """Whether nobody else can come: what belongs to everybody is then theirs to change."""
 
 
-LOCAL = Caller("local")
+LOCAL = Caller("local", alone=True)
 """The one owner of a server without authentication."""

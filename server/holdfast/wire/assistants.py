@@ -2,15 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+from uuid import UUID
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
+from holdfast.wire.merging import one_of_both
 from holdfast.wire.times import time
 
+AssistantField = Literal[
+    "assistant_id",
+    "graph_id",
+    "name",
+    "description",
+    "config",
+    "context",
+    "metadata",
+    "version",
+    "created_at",
+    "updated_at",
+]
+SortBy = Literal["assistant_id", "graph_id", "name", "created_at", "updated_at"]
 
-class AssistantTerms(BaseModel):
+
+class _Body(BaseModel):
+    """A body in which an explicit null is an absent field."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _null_is_absent(cls, value: object, info: Any) -> object:
+        field = cls.model_fields[info.field_name]
+        return value if value is not None or field.is_required() else field.get_default(call_default_factory=True)
+
+
+class AssistantConfig(_Body):
+    """`config`: what every run of the assistant starts from."""
+
+    tags: list[str] | None = None
+    recursion_limit: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    configurable: dict[str, Any] | None = None
+
+
+class AssistantPatch(_Body):
+    """The body of `PATCH /assistants/{assistant_id}`: metadata is merged shallowly, the rest replaced."""
+
+    graph_id: str | None = None
+    config: AssistantConfig | None = None
+    context: dict[str, Any] | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    name: str | None = None
+    description: str | None = None
+
+    def settings(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        """Config and context, either mirrored into the other, as far as they were given.
+
+        A config without a configurable says nothing about the context.
+
+        Raises:
+            BadRequest: both configurable and context say something.
+        """
+        given = one_of_both(self.config.configurable if self.config else None, self.context)
+        config = self.config.model_dump(exclude_none=True, exclude={"configurable"}) if self.config else None
+        if config is not None and given:
+            config["configurable"] = given
+        return config, given
+
+
+class AssistantCreate(AssistantPatch):
+    """The body of `POST /assistants`."""
+
+    graph_id: str
+    assistant_id: UUID | None = None
+    if_exists: Literal["raise", "do_nothing"] = "raise"
+    name: str = "Untitled"
+
+    def settings(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Config and context, either mirrored into the other."""
+        config, context = super().settings()
+        if config is None:
+            config = {"configurable": context} if context else {}
+        return config, context or {}
+
+
+class AssistantTerms(_Body):
     """The body of `POST /assistants/count`: all terms must hold."""
 
     metadata: dict[str, Any] | None = None
@@ -23,11 +98,28 @@ class AssistantSearch(AssistantTerms):
 
     limit: Annotated[int, Field(ge=1, le=1000)] = 10
     offset: Annotated[int, Field(ge=0)] = 0
+    sort_by: SortBy = "created_at"
+    sort_order: Literal["asc", "desc"] = "desc"
+    select: list[AssistantField] | None = None
 
 
-def assistant_view(row: Mapping[str, Any]) -> dict[str, Any]:
-    """An assistant as clients see it."""
-    return {
+class VersionSearch(_Body):
+    """The body of `POST /assistants/{assistant_id}/versions`."""
+
+    metadata: dict[str, Any] | None = None
+    limit: Annotated[int, Field(ge=1, le=1000)] = 10
+    offset: Annotated[int, Field(ge=0)] = 0
+
+
+class LatestVersion(BaseModel):
+    """The body of `POST /assistants/{assistant_id}/latest`."""
+
+    version: int
+
+
+def assistant_view(row: Mapping[str, Any], select: Sequence[AssistantField] | None = None) -> dict[str, Any]:
+    """An assistant as clients see it; only the selected fields, if any are."""
+    view = {
         "assistant_id": str(row["assistant_id"]),
         "graph_id": row["graph_id"],
         "name": row["name"],
@@ -38,4 +130,20 @@ def assistant_view(row: Mapping[str, Any]) -> dict[str, Any]:
         "version": row["version"],
         "created_at": time(row["created_at"]),
         "updated_at": time(row["updated_at"]),
+    }
+    return {key: view[key] for key in select} if select else view
+
+
+def version_view(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A version of an assistant as clients see it."""
+    return {
+        "assistant_id": str(row["assistant_id"]),
+        "version": row["version"],
+        "graph_id": row["graph_id"],
+        "name": row["name"],
+        "description": row["description"],
+        "config": row["config"],
+        "context": row["context"],
+        "metadata": row["metadata"],
+        "created_at": time(row["created_at"]),
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
-from uuid import UUID
 
 from langgraph.types import Command, Send
 from pydantic import BaseModel, BeforeValidator, Field, field_validator
@@ -18,23 +17,6 @@ from holdfast.wire.times import time
 
 Durability = Literal["sync", "async", "exit"]
 Nodes = Literal["*"] | list[str]
-
-RESERVED_CONFIGURABLE = frozenset(
-    {
-        "langgraph_auth_user",
-        "langgraph_auth_user_id",
-        "langgraph_auth_permissions",
-        "langgraph_request_id",
-        "__langsmith_project__",
-        "__langsmith_example_id__",
-        "__request_start_time_ms__",
-        "__after_seconds__",
-        "__dd_trace_headers__",
-        "__pregel_node_finished",
-        "__context_provided__",
-    }
-)
-RESERVED_METADATA = frozenset({"thread_id", "assistant_id", "run_id", "cron_id"})
 
 
 def _listed(value: object) -> object:
@@ -217,13 +199,6 @@ def run_view(row: Mapping[str, Any]) -> dict[str, Any]:
         "multitask_strategy": row["multitask_strategy"],
         "langsmith_session_name": None,
     }
-
-
-def new_run_metadata(body: RunCreate, assistant_id: UUID) -> dict[str, Any]:
-    """Run metadata: what config and request say, the assistant's id forced."""
-    merged = {**body.config.metadata, **body.metadata}
-    kept = {key: value for key, value in merged.items() if key not in RESERVED_METADATA}
-    return {**kept, "assistant_id": str(assistant_id)}
 
 
 def _durability(body: RunCreate) -> Durability:

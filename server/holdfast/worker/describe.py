@@ -23,6 +23,7 @@ Schema: TypeAlias = dict[str, Any]
 Graph: TypeAlias = Pregel[Any, Any, Any, Any]
 
 _REFERENCE = "#/$defs/{model}"
+_FIVE = ("input_schema", "output_schema", "state_schema", "config_schema", "context_schema")
 
 
 class _QuietJsonSchema(GenerateJsonSchema):
@@ -47,6 +48,11 @@ async def drawing(graph: Graph, xray: bool | int = False) -> dict[str, list[dict
 def schemas(graph: Graph, graph_id: str) -> dict[str, Any]:
     """`graph_id` and the JSON schemas of input, output, state, config (its `configurable`) and context."""
     return {"graph_id": graph_id, **_five_schemas(graph)}
+
+
+def unknown_schemas(graph_id: str) -> dict[str, Any]:
+    """What `schemas` says of a graph that cannot be looked at."""
+    return {"graph_id": graph_id, **dict.fromkeys(_FIVE)}
 
 
 def subgraphs(graph: Graph, recurse: bool = False, namespace: str | None = None) -> dict[str, dict[str, Any]]:

@@ -278,7 +278,7 @@ class Execution:
 
     def _graph(self, config: RunnableConfig | None = None) -> Any:
         return self._shop.graphs.open(
-            self.claim.graph_id or "",
+            self.claim.graph_id,
             config or self._config(),
             checkpointer=FencedSaver(self._shop.database, self.claim.fence),
             store=self._shop.store,

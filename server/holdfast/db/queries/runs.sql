@@ -8,10 +8,10 @@ ORDER BY seq
 
 -- name: insert
 INSERT INTO holdfast.runs (
-    run_id, thread_id, owner, assistant_id, status, metadata, kwargs, multitask_strategy,
+    run_id, thread_id, owner, assistant_id, graph_id, status, metadata, kwargs, multitask_strategy,
     resumable, logged, ephemeral, available_at, created_at, updated_at)
 VALUES (
-    %(run_id)s, %(thread_id)s, %(owner)s, %(assistant_id)s, 'pending', %(metadata)s, %(kwargs)s,
+    %(run_id)s, %(thread_id)s, %(owner)s, %(assistant_id)s, %(graph_id)s, 'pending', %(metadata)s, %(kwargs)s,
     %(multitask_strategy)s, %(resumable)s, %(logged)s, %(ephemeral)s,
     holdfast.now() + make_interval(secs => %(after_seconds)s),
     holdfast.now() + make_interval(secs => %(after_seconds)s), holdfast.now())
@@ -58,7 +58,7 @@ WITH next AS (
     WHERE r.run_id = next.run_id AND r.status = 'pending'
     RETURNING r.*
 )
-SELECT claimed.run_id, claimed.thread_id, claimed.owner, claimed.assistant_id, claimed.metadata,
+SELECT claimed.run_id, claimed.thread_id, claimed.owner, claimed.assistant_id, claimed.graph_id, claimed.metadata,
        claimed.kwargs, claimed.resumable, claimed.logged, claimed.ephemeral, claimed.attempt,
        claimed.crashes, claimed.command_saved, claimed.fencing_token, claimed.cancel, claimed.created_at,
        greatest(t.event_seq, (
@@ -66,10 +66,9 @@ SELECT claimed.run_id, claimed.thread_id, claimed.owner, claimed.assistant_id, c
            WHERE b.thread_id = t.thread_id
            ORDER BY b.first_seq DESC
            LIMIT 1)) AS event_seq,
-       a.graph_id, extract(epoch FROM holdfast.now())::float AS claimed_at
+       extract(epoch FROM holdfast.now())::float AS claimed_at
 FROM claimed
 JOIN holdfast.threads t USING (thread_id)
-LEFT JOIN holdfast.assistants a USING (assistant_id)
 
 -- name: next_due
 SELECT extract(epoch FROM min(available_at) - holdfast.now())::float AS seconds
