@@ -16,10 +16,15 @@ from tests.support.server import Server
 from tests.support.talk import UNKNOWN_ID, get_thread, join, new_thread, refused, start, unchanged, wait
 
 MEGABYTE = 2**20
+ASSISTANT = "0a551574-0000-4000-8000-000000000000"
 
 BODIES: dict[tuple[str, str], dict[str, Any]] = {
+    ("POST", "/assistants"): {"graph_id": "steps"},
     ("POST", "/assistants/search"): {},
     ("POST", "/assistants/count"): {},
+    ("PATCH", "/assistants/{assistant_id}"): {},
+    ("POST", "/assistants/{assistant_id}/versions"): {},
+    ("POST", "/assistants/{assistant_id}/latest"): {"version": 1},
     ("POST", "/threads"): {},
     ("POST", "/threads/search"): {},
     ("POST", "/threads/count"): {},
@@ -41,13 +46,14 @@ every_operation = pytest.mark.parametrize(("method", "path"), list(BODIES))
 @pytest.fixture(scope="module")
 def used(http: httpx.Client) -> str:
     """A thread that has a run behind it; nothing in this file changes it."""
+    http.post("/assistants", json={"graph_id": "steps", "assistant_id": ASSISTANT, "if_exists": "do_nothing"})
     thread = new_thread(http)
     wait(http, thread, "steps", input={"count": 1})
     return thread
 
 
 def send(http: httpx.Client, method: str, path: str, thread: str, content: bytes) -> httpx.Response:
-    return http.request(method, path.format(thread=thread), content=content)
+    return http.request(method, path.format(thread=thread, assistant_id=ASSISTANT), content=content)
 
 
 def test_every_operation_with_a_body_is_in_the_table(http: httpx.Client) -> None:
@@ -119,7 +125,7 @@ WRONG: dict[str, list[Any]] = {
     "checkpoint_id": [5, {}],
     "as_node": [5, {}],
     "before": [5, [], {}],
-    "assistant_id": [None, 5, {}, "", "nope", "../steps", "steps\x00"],
+    "assistant_id": [5, {}, "", "nope", "../steps", "steps\x00"],
     "command": [5, "text", [], {"goto": 5}, {"goto": [{}]}, {"update": 5}],
     "config": [5, "text", {"configurable": 5}, {"recursion_limit": 0}, {"recursion_limit": "x"}, {"tags": "x"}],
     "context": [5, "text", []],
@@ -136,6 +142,9 @@ WRONG: dict[str, list[Any]] = {
     "interrupt_after": [5, [5], {}],
     "graph_id": [5, {}],
     "name": [5, {}],
+    "description": [5, {}],
+    "select": ["name", 5, ["nope"], [5], {}],
+    "version": [None, "one", 1.5, [1], {}],
 }
 """Values that the field of this name takes nowhere."""
 
@@ -183,6 +192,7 @@ def test_an_unknown_field_is_ignored(http: httpx.Client, method: str, path: str)
         "/threads/{thread}/history?limit=0",
         "/threads/{thread}/state?subgraphs=perhaps",
         "/assistants/steps/graph?xray=perhaps",
+        "/assistants/steps/subgraphs?recurse=perhaps",
     ],
 )
 def test_a_bad_query_is_refused(http: httpx.Client, used: str, path: str) -> None:
@@ -291,8 +301,11 @@ def test_a_state_with_a_long_list_of_numbers_does_not_stall_the_server(http: htt
         ("POST", "/threads/{thread}/runs/wait"),
         ("POST", "/runs/wait"),
         ("POST", "/threads/{thread}/history"),
+        ("POST", "/assistants"),
         ("POST", "/assistants/search"),
         ("POST", "/assistants/count"),
+        ("PATCH", "/assistants/{assistant_id}"),
+        ("POST", "/assistants/{assistant_id}/versions"),
     ],
 )
 def test_nul_in_metadata_is_refused(
@@ -417,7 +430,10 @@ FUZZED = [
     "/threads",
     "/threads/search",
     "/threads/count",
+    "/assistants",
     "/assistants/search",
+    "/assistants/{assistant_id}/versions",
+    "/assistants/{assistant_id}/latest",
     "/threads/{thread}/runs",
     "/threads/{thread}/state",
     "/threads/{thread}/state/checkpoint",
@@ -434,7 +450,7 @@ def test_no_body_makes_the_server_fail(http: httpx.Client, path: str) -> None:
     @given(body=bodies)
     def fuzz(body: dict[str, Any]) -> None:
         sent = {**BODIES["POST", path], **body}
-        answer = http.post(path.format(thread=thread), content=json.dumps(sent).encode())
+        answer = send(http, "POST", path, thread, json.dumps(sent).encode())
         assert answer.status_code < 500, (sent, answer.text)
         if answer.status_code >= 400:
             refused(answer, answer.status_code)

@@ -245,6 +245,82 @@ def test_both_may_use_the_projects_assistants(ada: httpx.Client, bob: httpx.Clie
     assert ada.post("/assistants/search", json={}).json() == bob.post("/assistants/search", json={}).json()
 
 
+# --- assistants ---
+
+
+@pytest.fixture(scope="module")
+def her_assistant(ada: httpx.Client) -> str:
+    """Ada's assistant, in its second version."""
+    body = {"graph_id": "steps", "name": "hers", "context": {"secret": "s"}, "metadata": {"secret": "s"}}
+    made = str(ada.post("/assistants", json=body).json()["assistant_id"])
+    assert ada.patch(f"/assistants/{made}", json={"name": "hers now"}).json()["version"] == 2
+    return made
+
+
+ASSISTANT_BODIES: dict[str, dict[str, Any]] = {"/assistants/{assistant_id}/latest": {"version": 1}}
+
+
+def test_other_peoples_assistants_are_404_on_every_route(
+    ada: httpx.Client, bob: httpx.Client, her_assistant: str
+) -> None:
+    before = ada.get(f"/assistants/{her_assistant}").json()
+    asked = [(method, path) for method, path in operations(bob) if path.startswith("/assistants/{assistant_id}")]
+    assert len(asked) >= 9
+    for method, path in asked:
+        filled = path.format(assistant_id=her_assistant, namespace="child")
+        for params in ({}, {"delete_threads": "true"}):
+            body = ASSISTANT_BODIES.get(path, {})
+            detail = refused(bob.request(method, filled, json=body, params=params), 404)
+            assert detail == f"Assistant with ID {her_assistant} not found"
+    assert ada.get(f"/assistants/{her_assistant}").json() == before
+    thread = new_thread(bob)
+    refused(bob.post(f"/threads/{thread}/runs", json={"assistant_id": her_assistant}), 404)
+    refused(bob.post("/runs/wait", json={"assistant_id": her_assistant}), 404)
+
+
+@pytest.mark.requirement("assistants.if_exists")
+@pytest.mark.parametrize("if_exists", ["raise", "do_nothing"])
+def test_a_taken_assistant_id_is_a_conflict_that_shows_nothing(
+    bob: httpx.Client, her_assistant: str, if_exists: str
+) -> None:
+    body = {"graph_id": "steps", "assistant_id": her_assistant, "if_exists": if_exists}
+    assert "hers" not in refused(bob.post("/assistants", json=body), 409)
+
+
+def test_search_and_count_show_ones_own_assistants_and_the_systems(
+    ada: httpx.Client, bob: httpx.Client, her_assistant: str
+) -> None:
+    for client, seen in ((ada, 1), (bob, 0)):
+        assert client.post("/assistants/count", json={"metadata": {"secret": "s"}}).json() == seen
+        found = [row["assistant_id"] for row in client.post("/assistants/search", json={"limit": 1000}).json()]
+        assert found.count(her_assistant) == seen
+        assert client.post("/assistants/count", json={"name": "HERS"}).json() == seen
+
+
+@pytest.mark.requirement("assistants.change_system", "assistants.delete_system")
+def test_what_belongs_to_everybody_is_nobodys_to_change(ada: httpx.Client) -> None:
+    before = ada.get("/assistants/steps").json()
+    for answer in (
+        ada.patch("/assistants/steps", json={"name": "mine"}),
+        ada.post("/assistants/steps/latest", json={"version": 1}),
+        ada.delete("/assistants/steps"),
+        ada.delete("/assistants/steps", params={"delete_threads": "true"}),
+    ):
+        assert "system assistant of graph 'steps'" in refused(answer, 403)
+    assert ada.get("/assistants/steps").json() == before
+    assert [row["version"] for row in ada.post("/assistants/steps/versions", json={}).json()] == [1]
+
+
+@pytest.mark.requirement("assistants.delete_threads")
+def test_deleting_an_assistant_with_its_threads_touches_nobody_elses(ada: httpx.Client, bob: httpx.Client) -> None:
+    made = ada.post("/assistants", json={"graph_id": "steps"}).json()["assistant_id"]
+    his, hers = new_thread(bob, metadata={"assistant_id": made}), new_thread(ada)
+    wait(ada, hers, made, input={"count": 1})
+    assert ada.delete(f"/assistants/{made}", params={"delete_threads": "true"}).status_code == 204
+    refused(ada.get(f"/threads/{hers}"), 404)
+    assert bob.get(f"/threads/{his}").status_code == 200
+
+
 def test_the_owner_is_told_to_the_graph_and_cannot_be_forged(bob: httpx.Client) -> None:
     forged = {"langgraph_auth_user_id": "ada", "langgraph_auth_user": {"identity": "ada"}, "user_id": "ada"}
     thread = new_thread(bob)

@@ -35,6 +35,7 @@ def by_uuid(graph: str) -> str:
     return str(uuid.uuid5(NAMESPACE, graph))
 
 
+@pytest.mark.requirement("assistants.get", "assistants.by_name")
 @pytest.mark.parametrize("spelling", [by_uuid, str])
 def test_an_assistant_is_found_by_uuid_and_by_name(http: httpx.Client, spelling: Any) -> None:
     found = http.get(f"/assistants/{spelling('echo')}").json()
@@ -46,36 +47,42 @@ def test_an_assistant_is_found_by_uuid_and_by_name(http: httpx.Client, spelling:
     assert (found["config"], found["context"]) == ({}, {})
 
 
+@pytest.mark.requirement("assistants.system")
 @pytest.mark.anyio
 async def test_every_graph_has_one_system_assistant(sdk: LangGraphClient) -> None:
     found = await sdk.assistants.search(metadata={"created_by": "system"}, limit=100)
     assert sorted(assistant["graph_id"] for assistant in found) == GRAPHS
     assert all(assistant["assistant_id"] == by_uuid(assistant["graph_id"]) for assistant in found)
-    assert await sdk.assistants.count() == len(GRAPHS)
-    assert await sdk.assistants.count(graph_id="echo") == 1
+    assert await sdk.assistants.count(metadata={"created_by": "system"}) == len(GRAPHS)
+    assert await sdk.assistants.count(metadata={"created_by": "system"}, graph_id="echo") == 1
     assert await sdk.assistants.search(graph_id="nope") == []
     assert await sdk.assistants.search(metadata={"created_by": "ada"}) == []
 
 
+@pytest.mark.requirement("assistants.search")
 @pytest.mark.anyio
 async def test_a_name_is_searched_as_part_and_in_any_case(sdk: LangGraphClient) -> None:
-    found = await sdk.assistants.search(name="EST")
+    found = await sdk.assistants.search(name="EST", metadata={"created_by": "system"})
     assert sorted(assistant["graph_id"] for assistant in found) == [name for name in GRAPHS if "est" in name]
     assert await sdk.assistants.search(name="%") == []
     assert await sdk.assistants.search(name="_cho") == []
 
 
+@pytest.mark.requirement("assistants.pages")
 @pytest.mark.anyio
 async def test_assistants_come_in_pages(sdk: LangGraphClient) -> None:
     seen: list[str] = []
     offset: int | None = 0
     while offset is not None:
-        page = await sdk.assistants.search(limit=3, offset=offset, response_format="object")
+        page = await sdk.assistants.search(
+            metadata={"created_by": "system"}, limit=3, offset=offset, response_format="object"
+        )
         seen += [assistant["graph_id"] for assistant in page["assistants"]]
         offset = int(page["next"]) if page["next"] else None
     assert sorted(seen) == GRAPHS
 
 
+@pytest.mark.requirement("assistants.graph", "assistants.by_name")
 @pytest.mark.parametrize("spelling", [by_uuid, str])
 def test_a_graph_is_drawn(http: httpx.Client, spelling: Any) -> None:
     drawn = http.get(f"/assistants/{spelling('steps')}/graph").json()
@@ -86,6 +93,7 @@ def test_a_graph_is_drawn(http: httpx.Client, spelling: Any) -> None:
     assert all(edge["conditional"] for edge in drawn["edges"] if edge["source"] == "step")
 
 
+@pytest.mark.requirement("assistants.graph")
 @pytest.mark.parametrize("xray", ["true", "1", "2"])
 def test_xray_shows_what_is_inside(http: httpx.Client, xray: str) -> None:
     drawn = http.get("/assistants/nested/graph", params={"xray": xray}).json()
@@ -94,11 +102,13 @@ def test_xray_shows_what_is_inside(http: httpx.Client, xray: str) -> None:
     assert [node["id"] for node in drawn["nodes"]] == ["__start__", "child", "__end__"]
 
 
+@pytest.mark.requirement("assistants.graph")
 @pytest.mark.parametrize("xray", ["0", "-1", "abc", "", "9" * 5000])
 def test_a_bad_xray_is_refused(http: httpx.Client, xray: str) -> None:
     assert refused(http.get("/assistants/nested/graph", params={"xray": xray}), 422).startswith("Invalid xray value")
 
 
+@pytest.mark.requirement("assistants.schemas", "assistants.by_name")
 @pytest.mark.parametrize("spelling", [by_uuid, str])
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_every_graph_has_schemas(http: httpx.Client, graph: str, spelling: Any) -> None:
@@ -107,11 +117,24 @@ def test_every_graph_has_schemas(http: httpx.Client, graph: str, spelling: Any) 
     assert schemas["graph_id"] == graph
 
 
+@pytest.mark.anyio
+@pytest.mark.requirement("assistants.graph", "assistants.schemas")
+async def test_the_sdk_looks_into_an_assistant_of_ones_own(sdk: LangGraphClient) -> None:
+    mine = (await sdk.assistants.create("nested"))["assistant_id"]
+    for xray, inside in ((False, "child"), (True, "child:inside"), (1, "child:inside")):
+        drawn = await sdk.assistants.get_graph(mine, xray=xray)
+        assert {node["id"] for node in drawn["nodes"]} == {"__start__", inside, "__end__"}
+    assert set((await sdk.assistants.get_schemas(mine))["input_schema"]["properties"]) == {"messages"}
+    assert set(await sdk.assistants.get_subgraphs(mine, recurse=True)) == {"child"}
+    await sdk.assistants.delete(mine)
+
+
 def test_a_schema_names_the_states_fields(http: httpx.Client) -> None:
     schemas = http.get("/assistants/steps/schemas").json()
     assert set(schemas["input_schema"]["properties"]) == {"log", "pause", "count", "blocking"}
 
 
+@pytest.mark.requirement("assistants.subgraphs", "assistants.by_name")
 @pytest.mark.anyio
 async def test_subgraphs_are_described_by_their_namespace(sdk: LangGraphClient) -> None:
     for assistant in ("nested", by_uuid("nested")):
@@ -124,6 +147,7 @@ async def test_subgraphs_are_described_by_their_namespace(sdk: LangGraphClient) 
     assert await sdk.assistants.get_subgraphs("steps") == {}
 
 
+@pytest.mark.requirement("assistants.errors", "assistants.by_name")
 @pytest.mark.parametrize("path", ["", "/graph", "/schemas", "/subgraphs", "/subgraphs/child"])
 def test_an_unknown_assistant_is_404_and_an_unknown_name_422(http: httpx.Client, path: str) -> None:
     detail = refused(http.get(f"/assistants/{UNKNOWN_ID}{path}"), 404)

@@ -141,11 +141,11 @@ def emptied(conn: Connection[Any]) -> None:
         conn.execute(f"DELETE FROM {table}")
 
 
-def new_run(thread_id: UUID, *, run_id: UUID | None = None, **given: Any) -> NewRun:
+def new_run(thread_id: UUID, *, run_id: UUID | None = None, assistant_id: UUID = ASSISTANT, **given: Any) -> NewRun:
     return NewRun(
         run_id=run_id or uuids.uuid7(),
         thread_id=thread_id,
-        assistant_id=ASSISTANT,
+        assistant_id=assistant_id,
         graph_id=GRAPH,
         kwargs=b"{}",
         metadata={},

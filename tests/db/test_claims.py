@@ -174,8 +174,8 @@ def long_queue(database_url: str, request: pytest.FixtureRequest) -> str:
         )
         conn.execute(
             f"""
-            INSERT INTO holdfast.runs (run_id, thread_id, owner, assistant_id, graph_id, status, kwargs, multitask_strategy,
-                resumable, logged, ephemeral, available_at, created_at, updated_at)
+            INSERT INTO holdfast.runs (run_id, thread_id, owner, assistant_id, graph_id, status, kwargs,
+                multitask_strategy, resumable, logged, ephemeral, available_at, created_at, updated_at)
             SELECT gen_random_uuid(), md5(thread::text)::uuid, 'ann', gen_random_uuid(), 'talk', status, '', 'enqueue',
                    false, true, false, now(), now(), now()
             FROM ({request.param}) AS queue (n, thread, status) ORDER BY n"""  # type: ignore[arg-type]

@@ -231,23 +231,12 @@ class Assistants:
         descending: bool = True,
     ) -> list[DictRow]:
         """A page of assistants; `sort_by` is one of SORTABLE."""
-        query = self.page(terms, sort_by, descending=descending)
+        query = page(terms, sort_by, descending=descending)
         return await self._all(caller, query, **_params(terms), limit=limit, offset=offset)
 
     async def count(self, caller: Caller, terms: AssistantFilter) -> int:
-        row = await self._one(caller, self._sql["count"] + self._asked(terms), **_params(terms))
+        row = await self._one(caller, self._sql["count"] + _asked(terms), **_params(terms))
         return int(row["count"]) if row else 0
-
-    def page(self, terms: AssistantFilter, sort_by: str, *, descending: bool) -> str:
-        """The statement that `search` runs."""
-        assert sort_by in SORTABLE
-        direction = "DESC" if descending else "ASC"
-        order = f" ORDER BY {sort_by} {direction}, assistant_id {direction} LIMIT %(limit)s OFFSET %(offset)s"
-        return self._sql["view"] + self._asked(terms) + order
-
-    def _asked(self, terms: AssistantFilter) -> str:
-        asked = {"of_graph": terms.graph_id, "of_name": terms.name, "of_metadata": terms.metadata}
-        return "".join(self._sql[term] for term, value in asked.items() if value)
 
     async def _refuse_system(self, caller: Caller, assistant_id: UUID, why: str) -> None:
         row = await self.get(caller, assistant_id)
@@ -262,6 +251,19 @@ class Assistants:
         query = scoped(caller, statement, graph_ids=self._graph_ids, alone=caller.alone, **params)
         async with self._database.connection("api") as conn:
             return await (await conn.execute(*query)).fetchall()
+
+
+def page(terms: AssistantFilter, sort_by: str, *, descending: bool) -> str:
+    """The statement of a search."""
+    assert sort_by in SORTABLE
+    direction = "DESC" if descending else "ASC"
+    order = f" ORDER BY {sort_by} {direction}, assistant_id {direction} LIMIT %(limit)s OFFSET %(offset)s"
+    return statements("assistants")["view"] + _asked(terms) + order
+
+
+def _asked(terms: AssistantFilter) -> str:
+    asked = {"of_graph": terms.graph_id, "of_name": terms.name, "of_metadata": terms.metadata}
+    return "".join(statements("assistants")[term] for term, value in asked.items() if value)
 
 
 def _missing(assistant_id: UUID) -> Missing:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
-from holdfast.errors import BadRequest, HoldfastError
+from holdfast.errors import BadRequest, UnknownGraph
 from holdfast.wire import codec
 from holdfast.worker.describe import Graph, drawing, schemas, subgraphs, unknown_schemas
 from holdfast.worker.graphs import Graphs
@@ -82,7 +82,7 @@ class GraphCatalog:
                 graph_id, config, checkpointer=None, store=None, access="assistants.read"
             ) as graph:
                 return await describe(graph)
-        except HoldfastError:
+        except UnknownGraph:
             raise
         except Exception as error:
             logger.warning("graph %r cannot be described", graph_id, exc_info=True)
