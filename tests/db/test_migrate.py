@@ -161,3 +161,29 @@ def test_a_migration_that_fails_leaves_the_earlier_ones_applied_and_nothing_of_i
     assert found == (None, None)
     (package / "holdfast" / "migrations" / "9001_broken.sql").write_text("SELECT 1;")
     assert finished(holdfast(empty_database_url, "migrate", package=package)) == (0, "applied: broken, later\n")
+
+
+@pytest.mark.anyio
+async def test_assistants_and_runs_of_the_first_version_are_carried_over(empty_database_url: str) -> None:
+    with psycopg.connect(empty_database_url, autocommit=True, row_factory=tuple_row) as conn:
+        conn.execute(migrations()[0].sql)  # type: ignore[arg-type]
+        conn.execute("CREATE TABLE holdfast.migrations (version integer PRIMARY KEY, name text NOT NULL)")
+        conn.execute("INSERT INTO holdfast.migrations VALUES (1, 'spine')")
+        conn.execute(
+            """
+            INSERT INTO holdfast.assistants (assistant_id, graph_id, name, created_at, updated_at)
+            VALUES (md5('known')::uuid, 'talk', 'Talker', now(), now());
+            INSERT INTO holdfast.threads (thread_id, owner, created_at, updated_at, state_updated_at)
+            VALUES (md5('thread')::uuid, 'ann', now(), now(), now());
+            INSERT INTO holdfast.runs (run_id, thread_id, owner, assistant_id, status, kwargs, multitask_strategy,
+                resumable, logged, ephemeral, available_at, created_at, updated_at)
+            SELECT gen_random_uuid(), md5('thread')::uuid, 'ann', md5(assistant)::uuid, 'success', '', 'enqueue',
+                   false, true, false, now(), now(), now()
+            FROM unnest(ARRAY['known', 'gone']) AS assistant"""
+        )
+        await migrate(empty_database_url)
+        version = conn.execute("SELECT version, graph_id, name FROM holdfast.assistant_versions").fetchall()
+        assert version == [(1, "talk", "Talker")]
+        declared = conn.execute("SELECT declared, newest_version FROM holdfast.assistants").fetchall()
+        assert declared == [({"name": "Talker", "description": None}, 1)]
+        assert conn.execute("SELECT graph_id FROM holdfast.runs ORDER BY 1").fetchall() == [("",), ("talk",)]

@@ -12,9 +12,8 @@ from holdfast.wire.merging import (
     RESERVED_CONFIGURABLE,
     RESERVED_METADATA,
     merged_config,
-    merged_context,
     merged_metadata,
-    one_of_both,
+    mirrored,
     unreserved,
 )
 
@@ -36,7 +35,6 @@ def test_a_later_layer_wins_key_by_key() -> None:
         "configurable": {"a": 1, "b": 2, "c": 3, "d": 4},
     }
     assert merged_config({}, {}, {"tags": None}, {}, {}) == {"configurable": {}}
-    assert merged_context({"a": 1, "b": 1}, {"b": 2}) == {"a": 1, "b": 2}
 
 
 def test_metadata_is_laid_over_with_the_assistants_id_on_top() -> None:
@@ -62,7 +60,7 @@ def test_the_graph_a_thread_ran_before_is_not_the_graph_of_the_next_run() -> Non
 def test_a_reserved_key_is_dropped_from_every_layer(key: str) -> None:
     forged = {key: "forged", "kept": 1}
     assert unreserved(forged) == {"kept": 1}
-    assert one_of_both(forged, None) == one_of_both(None, forged) == {"kept": 1}
+    assert mirrored(forged, None) == mirrored(None, forged) == ({"kept": 1}, {"kept": 1})
     stored = {"configurable": forged}
     assert merged_config(stored, stored, {}, {}, {}) == {"configurable": {"kept": 1}}
 
@@ -77,18 +75,18 @@ def test_where_a_run_takes_place_comes_from_its_request_alone_and_is_no_context(
     preset = {"configurable": {key: "preset"}}
     assert merged_config(preset, preset, {}, {key: "asked"}, {})["configurable"] == {key: "asked"}
     assert merged_config(preset, preset, {}, {}, {})["configurable"] == {}
-    assert merged_context({}, {key: "asked", "a": 1}) == {"a": 1}
-    assert one_of_both({key: "asked"}, {"a": 1}) == {key: "asked", "a": 1}
+    assert mirrored({key: "asked", "a": 1}, {}) == ({key: "asked", "a": 1}, {"a": 1})
+    assert mirrored({key: "asked"}, {"a": 1}) == ({key: "asked", "a": 1}, {"a": 1})
+    assert mirrored({}, {key: "said", "a": 1}) == ({"a": 1}, {key: "said", "a": 1})
 
 
 def test_configurable_and_context_are_two_names_for_one_thing() -> None:
-    assert one_of_both(None, None) is None
-    assert one_of_both({}, None) == one_of_both(None, {}) == one_of_both({}, {}) == {}
-    assert one_of_both({"a": 1}, {}) == one_of_both({}, {"a": 1}) == {"a": 1}
+    assert mirrored(None, None) == mirrored({}, None) == mirrored(None, {}) == ({}, {})
+    assert mirrored({"a": 1}, {}) == mirrored({}, {"a": 1}) == ({"a": 1}, {"a": 1})
     for configurable, context in (({"a": 1}, {"b": 2}), ({"a": 1}, {"a": 1})):
         with pytest.raises(BadRequest, match="both configurable and context"):
-            one_of_both(configurable, context)
-    assert one_of_both({"langgraph_auth_user": 1}, {"a": 1}) == {"a": 1}
+            mirrored(configurable, context)
+    assert mirrored({"langgraph_auth_user": 1}, {"a": 1}) == ({"a": 1}, {"a": 1})
 
 
 @pytest.mark.parametrize(

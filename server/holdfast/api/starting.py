@@ -17,7 +17,7 @@ from holdfast.errors import BadRequest, Missing
 from holdfast.rules.caller import Caller
 from holdfast.rules.command import bind_resume
 from holdfast.wire import codec
-from holdfast.wire.merging import merged_config, merged_context, merged_metadata, one_of_both
+from holdfast.wire.merging import merged_config, merged_metadata, mirrored
 from holdfast.wire.runs import RunCreate, stored_kwargs
 from holdfast.wire.threads import searchable
 
@@ -122,12 +122,12 @@ def _merged(
     Raises:
         BadRequest: the request gives both configurable and context.
     """
-    given = one_of_both(body.config.configurable, body.context) or {}
+    configurable, context = mirrored(body.config.configurable, body.context)
     config = merged_config(
         assistant["config"],
         assistant["thread_config"],
         {"tags": body.config.tags, "recursion_limit": body.config.recursion_limit, "metadata": body.config.metadata},
-        given,
+        configurable,
         {**origin.headers, "langgraph_request_id": origin.request_id},
     )
     metadata = merged_metadata(
@@ -137,7 +137,7 @@ def _merged(
         body.config.metadata,
         body.metadata,
     )
-    return config, merged_context(assistant["context"], given) or None, metadata
+    return config, {**assistant["context"], **context} or None, metadata
 
 
 def _thread_metadata(body: RunCreate, thread_id: UUID | None) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field, field_validator
 
-from holdfast.wire.merging import one_of_both
+from holdfast.wire.merging import mirrored
 from holdfast.wire.times import time
 
 AssistantField = Literal[
@@ -62,11 +62,13 @@ class AssistantPatch(_Body):
         Raises:
             BadRequest: both configurable and context say something.
         """
-        given = one_of_both(self.config.configurable if self.config else None, self.context)
+        configurable = self.config.configurable if self.config else None
+        said = configurable is not None or self.context is not None
+        configurable, context = mirrored(configurable, self.context)
         config = self.config.model_dump(exclude_none=True, exclude={"configurable"}) if self.config else None
-        if config is not None and given:
-            config["configurable"] = given
-        return config, given
+        if config is not None and configurable:
+            config["configurable"] = configurable
+        return config, context if said else None
 
 
 class AssistantCreate(AssistantPatch):

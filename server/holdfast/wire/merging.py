@@ -48,31 +48,28 @@ def own_metadata(given: Json) -> dict[str, Any]:
     return {key: value for key, value in given.items() if key not in RESERVED_METADATA}
 
 
-def one_of_both(configurable: Json | None, context: Json | None) -> dict[str, Any] | None:
-    """The values that were given, under either name; None where neither was.
+def mirrored(configurable: Json | None, context: Json | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both, each filled from the other where it says nothing.
 
     Raises:
         BadRequest: both say something.
     """
-    if configurable is None and context is None:
-        return None
     configurable, context = unreserved(configurable or {}), unreserved(context or {})
-    if context and configurable.keys() - _ADDRESS:
+    settings = _without_address(configurable)
+    if settings and context:
         raise BadRequest("Cannot specify both configurable and context. Prefer setting context alone.")
-    return {**configurable, **context}
+    return {**_without_address(context), **configurable}, context or settings
 
 
-def merged_config(assistant: Json, thread: Json, request: Json, given: Json, server: Json) -> dict[str, Any]:
-    """A run's config. `given` is what `one_of_both` made of the request, `server` what no request may say."""
+def merged_config(assistant: Json, thread: Json, request: Json, configurable: Json, server: Json) -> dict[str, Any]:
+    """A run's config. `configurable` is the request's, `server` what no request may say."""
     preset = {**(assistant.get("configurable") or {}), **(thread.get("configurable") or {})}
-    configurable = {**_without_address(unreserved(preset)), **given, **server}
     asked = {key: value for key, value in request.items() if value is not None}
-    return {**assistant, **asked, "configurable": configurable}
-
-
-def merged_context(assistant: Json, given: Json) -> dict[str, Any]:
-    """A run's context; `given` as in `merged_config`."""
-    return _without_address({**assistant, **given})
+    return {
+        **assistant,
+        **asked,
+        "configurable": {**_without_address(unreserved(preset)), **configurable, **server},
+    }
 
 
 def merged_metadata(assistant_id: str, assistant: Json, thread: Json, config: Json, request: Json) -> dict[str, Any]:
