@@ -41,6 +41,7 @@ $(UV):
 	@touch $@
 
 tests/clients/node_modules: tests/clients/package.json tests/clients/package-lock.json
+	@command -v npm >/dev/null || (apt-get update -q && apt-get install -q -y nodejs npm)
 	cd tests/clients && npm ci --no-audit --no-fund
 	@touch $@
 
