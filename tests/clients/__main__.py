@@ -1,6 +1,6 @@
 """`make clients`: the JavaScript clients, unmodified, against a running server.
 
-Starts a Postgres and a server with the tests' project, then Node's own test runner: every method of the SDK's two lines,
+Starts a Postgres and a server with the tests' project, then Node's own test runner: every method of both SDK lines,
 and `useStream` in a headless Chromium. A test may kill the server; it is started again, as a supervisor would.
 """
 
@@ -41,7 +41,7 @@ def main() -> int:
                 pid_file.write_text(str(server.pid))
             time.sleep(PAUSE)
         if tests.returncode:
-            print(server.log[-4000:], file=sys.stderr)
+            sys.stderr.write(server.log[-4000:])
         return tests.returncode
 
 
