@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv
 
-.PHONY: serve test check durability bench clean
+.PHONY: serve test check clients durability bench clean
 
 serve: .venv/ready
 	@exec $(BIN)/holdfast serve
@@ -17,6 +17,10 @@ check: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/vulture
+
+clients: .venv/ready tests/clients/node_modules
+	@command -v chromium >/dev/null || (apt-get update -q && apt-get install -q -y chromium)
+	$(BIN)/python -m tests.clients
 
 durability: .venv/ready
 	$(BIN)/python -m tests.durability.kill_rounds
@@ -34,6 +38,11 @@ $(UV):
 
 .venv/ready: $(UV) pyproject.toml uv.lock
 	UV_PROJECT_ENVIRONMENT=.venv $(UV) sync --quiet --frozen --inexact
+	@touch $@
+
+tests/clients/node_modules: tests/clients/package.json tests/clients/package-lock.json
+	@command -v npm >/dev/null || (apt-get update -q && apt-get install -q -y nodejs npm)
+	cd tests/clients && npm ci --no-audit --no-fund
 	@touch $@
 
 clean:

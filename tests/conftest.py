@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.postgres import Cluster
-from tests.support.server import Server
+from tests.support.server import Elsewhere, Server
 
 PROJECT = Path(__file__).parent / "support" / "project" / "langgraph.json"
 
@@ -42,7 +42,14 @@ def empty_database_url(cluster: Cluster) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def server(cluster: Cluster) -> Iterator[Server]:
-    """One server for all tests that only talk to it; its project is `tests/support/project`."""
+def server(request: pytest.FixtureRequest) -> Iterator[Server | Elsewhere]:
+    """One server for all tests that only talk to it; its project is `tests/support/project`.
+
+    With BASE_URL it is the server there, which has to serve the same project.
+    """
+    if given := os.environ.get("BASE_URL"):
+        yield Elsewhere(given)
+        return
+    cluster: Cluster = request.getfixturevalue("cluster")
     with cluster.database() as url, Server(database_url=url, config=PROJECT) as running:
         yield running

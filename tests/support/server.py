@@ -22,7 +22,20 @@ READY_SECONDS = 60.0
 STOP_SECONDS = 30.0
 
 
-class Server:
+class Elsewhere:
+    """A server that runs already, and how tests talk to it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def client(self, **headers: str) -> LangGraphClient:
+        return get_client(url=self.url, headers=headers)
+
+    def http(self, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, **options)
+
+
+class Server(Elsewhere):
     """One process of Holdfast. As a context manager it is started, ready, and gone afterwards."""
 
     def __init__(
@@ -37,7 +50,7 @@ class Server:
     ) -> None:
         self.part = part
         self.port = port or free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        super().__init__(f"http://127.0.0.1:{self.port}")
         self._command = [sys.executable, "-m", "holdfast", part, "--config", str(config)]
         if part != "worker":
             self._command += ["--port", str(self.port)]
@@ -112,12 +125,6 @@ class Server:
         except subprocess.TimeoutExpired:
             self.kill()
             return int(self._process.returncode)
-
-    def client(self, **headers: str) -> LangGraphClient:
-        return get_client(url=self.url, headers=headers)
-
-    def http(self, **options: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, **options)
 
 
 def free_port() -> int:

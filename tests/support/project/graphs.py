@@ -7,13 +7,15 @@ import operator
 import time
 from typing import Annotated, Any
 
-from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
+from langchain_core.language_models.fake_chat_models import FakeListChatModel, GenericFakeChatModel
 from langchain_core.messages import AIMessage, AnyMessage
 from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.types import Send, interrupt
 from typing_extensions import TypedDict
+
+STORY = "once upon a time there was a stream that nobody could cut"
 
 
 class Chat(TypedDict):
@@ -140,3 +142,11 @@ mirror = (
 
 _asking = StateGraph(Log).add_node("inside", _ask).add_edge(START, "inside").add_edge("inside", END).compile()
 nested_ask = StateGraph(Log).add_node("child", _asking).add_edge(START, "child").add_edge("child", END)
+
+
+async def _tell(state: Chat) -> dict[str, Any]:
+    model = FakeListChatModel(responses=[STORY], sleep=0.03)
+    return {"messages": [await model.ainvoke(state["messages"])]}
+
+
+story = StateGraph(Chat).add_node("tell", _tell).add_edge(START, "tell").add_edge("tell", END)
