@@ -13,18 +13,21 @@ from typing import Annotated, Any, Protocol, TypeVar
 from uuid import UUID
 
 from fastapi import Depends, Request
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 
 from holdfast.api.auth import Action, Gate, Resource
 from holdfast.api.problems import invalid
+from holdfast.db.admission import Admissions
 from holdfast.db.assistants import Assistants
 from holdfast.db.bell import Bell
 from holdfast.db.events import EventLog
+from holdfast.db.idempotency import IdempotencyKeys
 from holdfast.db.pool import Database
 from holdfast.db.runs import Claimed, Runs
 from holdfast.db.threads import Threads
 from holdfast.errors import Invalid, TooLarge
 from holdfast.rules.caller import Caller
+from holdfast.sections import Sections
 from holdfast.settings import Settings
 from holdfast.wire import codec
 
@@ -103,9 +106,12 @@ class Services:
     """Everything a route may use."""
 
     settings: Settings
+    sections: Sections
     database: Database
     assistants: Assistants
     threads: Threads
+    admissions: Admissions
+    keys: IdempotencyKeys
     runs: Runs
     events: EventLog
     bell: Bell
@@ -157,10 +163,10 @@ async def read(request: Request, model: type[Body]) -> Body:
 
     Raises:
         TooLarge: over the configured limit.
-        Invalid: no JSON object, or not of this shape.
+        Invalid: no JSON object (unless the model is a `RootModel`), or not of this shape.
     """
     value = await read_json(request)
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) and not issubclass(model, RootModel):
         raise Invalid("The request body must be a JSON object")
     try:
         return model.model_validate(value)
