@@ -303,45 +303,6 @@ def test_a_client_may_join_while_the_run_goes_on(http: httpx.Client, thread: str
     assert run_status(http, thread, run) == "success"
 
 
-# --- stateless ---
-
-
-def test_a_stateless_run_leaves_no_thread(http: httpx.Client) -> None:
-    answer = http.post("/runs/wait", json={"assistant_id": "steps", "input": {"count": 2}})
-    assert answer.json() == {"log": [0, 1], "count": 2}
-    thread, run = answer.headers["content-location"].removeprefix("/threads/").split("/runs/")
-    assert answer.headers["location"] == f"/threads/{thread}/runs/{run}/join"
-    refused(http.get(f"/threads/{thread}"), 404)
-
-
-def test_a_stateless_run_may_keep_its_thread(http: httpx.Client) -> None:
-    body = {"assistant_id": "steps", "input": {"count": 1}, "on_completion": "keep"}
-    answer = http.post("/runs/wait", json=body)
-    thread = answer.headers["content-location"].split("/")[2]
-    assert get_thread(http, thread)["values"] == {"log": [0], "count": 1}
-
-
-def test_a_stateless_question_is_shown_but_cannot_be_answered(http: httpx.Client) -> None:
-    asked = http.post("/runs/wait", json={"assistant_id": "approve", "input": {}}).json()
-    assert asked["__interrupt__"][0]["value"] == {"question": "may I?"}
-    for operation in ("wait", "stream"):
-        answer = http.post(f"/runs/{operation}", json={"assistant_id": "approve", "command": {"resume": "yes"}})
-        assert refused(answer, 400) == "You must provide a thread_id when resuming."
-
-
-def test_a_failed_stateless_run_reports_its_error(http: httpx.Client) -> None:
-    answer = http.post("/runs/wait", json={"assistant_id": "failing", "input": {}})
-    assert answer.status_code == 200
-    assert answer.json() == {"__error__": {"error": "ValueError", "message": "as told"}}
-
-
-@pytest.mark.anyio
-async def test_the_sdk_streams_and_waits_without_a_thread(sdk: LangGraphClient) -> None:
-    assert await sdk.runs.wait(None, "steps", input={"count": 1}) == {"log": [0], "count": 1}
-    seen = [part.event async for part in sdk.runs.stream(None, "steps", input={"count": 1}, stream_mode="updates")]
-    assert seen == ["metadata", "updates"]
-
-
 # --- durability, multitasking, delay ---
 
 

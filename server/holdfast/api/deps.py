@@ -25,7 +25,7 @@ from holdfast.db.idempotency import IdempotencyKeys
 from holdfast.db.pool import Database
 from holdfast.db.runs import Claimed, Runs
 from holdfast.db.threads import Threads
-from holdfast.errors import Invalid, TooLarge
+from holdfast.errors import Forbidden, Invalid, TooLarge
 from holdfast.rules.caller import Caller
 from holdfast.sections import Sections
 from holdfast.settings import Settings
@@ -142,9 +142,12 @@ class Permission:
         if not with_.gate.asks:
             return caller
         asked = await _asked(request)
-        allowed = await with_.gate.allow(caller, self.resource, self.action, asked)
         request.state.body = asked
-        return allowed
+        parts = asked if isinstance(asked, list) else [asked]
+        allowed = [await with_.gate.allow(caller, self.resource, self.action, part) for part in parts]
+        if any(one != allowed[0] for one in allowed):
+            raise Forbidden("The parts of this batch are allowed under different conditions: send them one by one.")
+        return allowed[0]
 
 
 def may(resource: Resource, action: Action) -> Any:
@@ -152,9 +155,11 @@ def may(resource: Resource, action: Action) -> Any:
     return Depends(Permission(resource, action))
 
 
-async def _asked(request: Request) -> dict[str, Any]:
-    """What a request is about: its body, and the ids in its path."""
+async def _asked(request: Request) -> dict[str, Any] | list[dict[str, Any]]:
+    """What a request is about: its body, and the ids in its path; of a batch, each of its bodies."""
     body = await read_json(request) if request.method in ("POST", "PUT", "PATCH") else {}
+    if isinstance(body, list) and body and all(isinstance(part, dict) for part in body):
+        return body
     return {**(body if isinstance(body, dict) else {}), **request.path_params}
 
 
