@@ -29,6 +29,7 @@ LATER: dict[str, Any] = {"assistant_id": "steps", "input": {"count": 1}, "after_
 """A run that is still pending when the test is over, unless it is cancelled."""
 
 
+@pytest.mark.requirement("runs.stateless")
 def test_a_stateless_run_leaves_no_thread(http: httpx.Client) -> None:
     answer = http.post("/runs/wait", json={"assistant_id": "steps", "input": {"count": 2}})
     assert answer.json() == {"log": [0, 1], "count": 2}
@@ -37,6 +38,7 @@ def test_a_stateless_run_leaves_no_thread(http: httpx.Client) -> None:
     refused(http.get(f"/threads/{thread}"), 404)
 
 
+@pytest.mark.requirement("runs.stateless_keep")
 def test_a_stateless_run_may_keep_its_thread(http: httpx.Client) -> None:
     body = {"assistant_id": "steps", "input": {"count": 1}, "on_completion": "keep"}
     answer = http.post("/runs/wait", json=body)
@@ -44,6 +46,7 @@ def test_a_stateless_run_may_keep_its_thread(http: httpx.Client) -> None:
     assert get_thread(http, thread)["values"] == {"log": [0], "count": 1}
 
 
+@pytest.mark.requirement("runs.stateless_resume")
 def test_a_stateless_question_is_shown_but_cannot_be_answered(http: httpx.Client) -> None:
     asked = http.post("/runs/wait", json={"assistant_id": "approve", "input": {}}).json()
     assert asked["__interrupt__"][0]["value"] == {"question": "may I?"}
@@ -52,12 +55,14 @@ def test_a_stateless_question_is_shown_but_cannot_be_answered(http: httpx.Client
         assert refused(answer, 400) == "You must provide a thread_id when resuming."
 
 
+@pytest.mark.requirement("runs.stateless_failed")
 def test_a_failed_stateless_run_reports_its_error(http: httpx.Client) -> None:
     answer = http.post("/runs/wait", json={"assistant_id": "failing", "input": {}})
     assert answer.status_code == 200
     assert answer.json() == {"__error__": {"error": "ValueError", "message": "as told"}}
 
 
+@pytest.mark.requirement("runs.stateless")
 @pytest.mark.anyio
 async def test_the_sdk_streams_and_waits_without_a_thread(sdk: LangGraphClient) -> None:
     assert await sdk.runs.wait(None, "steps", input={"count": 1}) == {"log": [0], "count": 1}
