@@ -7,11 +7,14 @@ import uuid
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 from langgraph_sdk.client import LangGraphClient
 
+from tests.conftest import PROJECT
+from tests.support.postgres import Cluster
 from tests.support.server import Server
-from tests.support.talk import LONG, new_thread, parse, refused, start, wait
+from tests.support.talk import LONG, new_thread, parse, refused, start, until, wait
 
 ONE_STEP: dict[str, Any] = {"assistant_id": "steps", "input": {"count": 1}}
 STATEFUL = ["", "/stream", "/wait"]
@@ -246,3 +249,15 @@ def test_requests_without_a_key_are_all_carried_out(http: httpx.Client, thread: 
     for _ in range(2):
         assert not is_repeat(http.post(f"/threads/{thread}/runs", json=ONE_STEP))
     assert len(runs_of(http, thread)) == 2
+
+
+def test_a_key_is_forgotten_after_a_day(cluster: Cluster) -> None:
+    with cluster.database() as url, psycopg.connect(url, autocommit=True) as conn:
+        for key, age in (("old", "25 hours"), ("young", "23 hours")):
+            conn.execute(
+                "INSERT INTO holdfast.idempotency_keys VALUES ('local', %s, '', '{}', '{}', now() - %s::interval)",
+                [key, age],
+            )
+        with Server(database_url=url, config=PROJECT):
+            until(lambda: len(conn.execute("SELECT FROM holdfast.idempotency_keys").fetchall()) < 2, "one is swept")
+        assert conn.execute("SELECT key FROM holdfast.idempotency_keys").fetchall() == [("young",)]

@@ -53,8 +53,7 @@ async def test_two_callers_may_use_the_same_key(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("stateless", [False, True])
-@pytest.mark.parametrize("round_", range(5))
-async def test_of_many_equal_requests_at_once_one_starts_a_run(stage: Stage, stateless: bool, round_: int) -> None:
+async def test_of_many_equal_requests_at_once_one_starts_a_run(stage: Stage, stateless: bool) -> None:
     thread_id = await stage.thread()
     admissions = [
         stage.admit(uuids.uuid7(), new_thread={}, key=KEY, worker_id=stage.worker_id)
