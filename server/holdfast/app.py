@@ -28,10 +28,12 @@ from langgraph.store.postgres.aio import AsyncPostgresStore
 from holdfast.api.application import create_app
 from holdfast.api.auth import KeyGate
 from holdfast.api.deps import Idle, Services
+from holdfast.db.admission import Admissions
 from holdfast.db.assistants import Assistants
 from holdfast.db.bell import Bell
 from holdfast.db.embedded import EmbeddedPostgres
 from holdfast.db.events import EventLog
+from holdfast.db.idempotency import IdempotencyKeys
 from holdfast.db.liveness import Liveness, Reports
 from holdfast.db.migrate import migrate
 from holdfast.db.pool import Database
@@ -111,7 +113,7 @@ async def _assembled(settings: Settings, part: Part) -> AsyncIterator[tuple[Runn
         stack.push_async_callback(database.close)
         bell = Bell(database, listen_url)
         stack.push_async_callback(bell.close)
-        runs, threads = Runs(database), Threads(database)
+        runs, threads, keys = Runs(database), Threads(database), IdempotencyKeys(database)
         events = EventLog(database, runs, bell, sse.split)
         store = await stack.enter_async_context(AsyncPostgresStore(database.pool))
         assistants = Assistants(database, graphs.ids())
@@ -124,14 +126,17 @@ async def _assembled(settings: Settings, part: Part) -> AsyncIterator[tuple[Runn
             )
             worker = Worker(uuids.uuid7(), shop, slots=settings.slots)
             await _start_worker(worker, settings, listen_url or url, listen_url is not None, stack, tasks)
-            tasks.start("housekeeping", keep_house(worker, threads, events, event_ttl=settings.event_ttl_seconds))
+            tasks.start("housekeeping", keep_house(worker, threads, events, keys, event_ttl=settings.event_ttl_seconds))
         tasks.start("bell", bell.listen(), may_end=True)
         stack.push_async_callback(tasks.stop)
         services = Services(
             settings=settings,
+            sections=project.sections,
             database=database,
             assistants=assistants,
             threads=threads,
+            admissions=Admissions(database),
+            keys=keys,
             runs=runs,
             events=events,
             bell=bell,

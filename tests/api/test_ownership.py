@@ -235,9 +235,24 @@ def test_another_persons_running_run_cannot_be_cancelled_or_followed(ada: httpx.
     refused(bob.delete(f"/threads/{thread}/runs/{run}"), 404)
     refused(bob.delete(f"/threads/{thread}"), 404)
     refused(bob.get(f"/threads/{thread}/runs/{run}/stream", params={"cancel_on_disconnect": "1"}), 404)
-    refused(bob.get(f"/runs/{run}/stream"), 404)
+    for path in ("", "/join", "/stream"):
+        refused(bob.get(f"/runs/{run}{path}"), 404)
+    for which in ({"thread_id": thread, "run_ids": [run]}, {"status": "all"}):
+        refused(bob.post("/runs/cancel", json=which), 404)
     assert ada.get(f"/threads/{thread}/runs/{run}").json()["status"] == "running"
     assert ada.post(f"/threads/{thread}/runs/{run}/cancel", params={"wait": 1}).status_code == 200
+
+
+def test_another_persons_idempotency_key_is_ones_own_as_well(ada: httpx.Client, bob: httpx.Client) -> None:
+    key = {"idempotency-key": "shared"}
+    body = {"assistant_id": "steps", "input": {"count": 1}, "on_completion": "keep"}
+    first, others = [client.post("/runs", json=body, headers=key).json() for client in (ada, bob)]
+    assert first["run_id"] != others["run_id"]
+    refused(bob.get(f"/runs/{first['run_id']}"), 404)
+    assert [client.post("/runs", json=body, headers=key).json()["run_id"] for client in (ada, bob)] == [
+        first["run_id"],
+        others["run_id"],
+    ]
 
 
 def test_both_may_use_the_projects_assistants(ada: httpx.Client, bob: httpx.Client) -> None:

@@ -10,6 +10,7 @@ import pytest
 from tests.support.talk import get_thread, refused, stream, wait
 
 
+@pytest.mark.requirement("runs.breakpoints")
 @pytest.mark.parametrize("where", ["interrupt_before", "interrupt_after"])
 @pytest.mark.parametrize("nodes", ["*", ["step"], "step"])
 def test_a_breakpoint_stops_and_an_empty_input_goes_on(http: httpx.Client, thread: str, where: str, nodes: Any) -> None:
@@ -21,11 +22,13 @@ def test_a_breakpoint_stops_and_an_empty_input_goes_on(http: httpx.Client, threa
     assert get_thread(http, thread)["status"] == "idle"
 
 
+@pytest.mark.requirement("runs.breakpoints")
 def test_a_breakpoint_shows_as_an_empty_interrupt(http: httpx.Client, thread: str) -> None:
     events = stream(http, thread, "steps", input={"count": 1}, interrupt_before=["step"], stream_mode=["updates"])
     assert [(event.name, event.data) for event in events[1:]] == [("updates", {"__interrupt__": []})]
 
 
+@pytest.mark.requirement("runs.resume_any_json")
 def test_a_command_resumes_and_the_graph_goes_on(http: httpx.Client, thread: str) -> None:
     wait(http, thread, "approve", input={})
     assert wait(http, thread, "approve", command={"resume": {"answer": [1, None]}}) == {
@@ -35,6 +38,7 @@ def test_a_command_resumes_and_the_graph_goes_on(http: httpx.Client, thread: str
     assert (row["status"], row["interrupts"]) == ("idle", {})
 
 
+@pytest.mark.requirement("runs.command_update")
 @pytest.mark.parametrize("update", [{"log": ["x"]}, [["log", ["x"]]]])
 def test_a_command_updates_the_state_beside_a_resume(http: httpx.Client, thread: str, update: Any) -> None:
     wait(http, thread, "approve", input={})
@@ -42,6 +46,7 @@ def test_a_command_updates_the_state_beside_a_resume(http: httpx.Client, thread:
     assert result == {"log": ["x", "yes", "done"]}
 
 
+@pytest.mark.requirement("runs.command_goto")
 @pytest.mark.parametrize("target", ["done", ["done"], {"node": "done", "input": {}}])
 def test_a_jump_runs_its_target_beside_the_open_question(http: httpx.Client, thread: str, target: Any) -> None:
     wait(http, thread, "approve", input={})
@@ -53,6 +58,7 @@ def test_a_jump_runs_its_target_beside_the_open_question(http: httpx.Client, thr
     assert get_thread(http, thread)["status"] == "idle"
 
 
+@pytest.mark.requirement("runs.command_goto")
 def test_a_jump_to_nowhere_is_refused(http: httpx.Client, thread: str) -> None:
     for target in (5, [5], {"input": {}}):
         answer = http.post(f"/threads/{thread}/runs", json={"assistant_id": "approve", "command": {"goto": target}})
@@ -60,6 +66,7 @@ def test_a_jump_to_nowhere_is_refused(http: httpx.Client, thread: str) -> None:
     assert http.get(f"/threads/{thread}/runs").json() == []
 
 
+@pytest.mark.requirement("runs.fork")
 @pytest.mark.parametrize("form", ["checkpoint", "checkpoint_id", "without thread"])
 def test_a_run_from_a_past_checkpoint_makes_a_branch(http: httpx.Client, thread: str, form: str) -> None:
     wait(http, thread, "echo", input={"messages": [{"role": "user", "content": "one"}]})
@@ -82,6 +89,7 @@ def test_a_run_from_a_past_checkpoint_makes_a_branch(http: httpx.Client, thread:
     assert len(ancestors) < len(history)
 
 
+@pytest.mark.requirement("runs.fork")
 def test_a_past_checkpoint_without_input_runs_again_from_there(http: httpx.Client, thread: str) -> None:
     wait(http, thread, "echo", input={"messages": [{"role": "user", "content": "one"}]})
     rows = http.get(f"/threads/{thread}/history", params={"limit": 100}).json()

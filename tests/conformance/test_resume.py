@@ -44,11 +44,13 @@ def asked(http: httpx.Client, thread: str) -> str:
     return thread
 
 
+@pytest.mark.requirement("runs.resume_any_json")
 @pytest.mark.parametrize("value", ["yes", 0, False, "", [], {}, [1], {"a": None}, {"a" * 32: 1, "b": 2}])
 def test_any_json_is_an_answer(http: httpx.Client, asked: str, value: Any) -> None:
     assert answer(http, asked, "twice", value).json()["log"] == [{"first": value}]
 
 
+@pytest.mark.requirement("runs.resume_by_id")
 def test_an_answer_addressed_to_the_interrupt_is_taken(http: httpx.Client, asked: str) -> None:
     [question] = questions(http, asked).values()
     result = answer(http, asked, "twice", {question: "yes"}).json()
@@ -58,6 +60,7 @@ def test_an_answer_addressed_to_the_interrupt_is_taken(http: httpx.Client, asked
     assert answer(http, asked, "twice", {second: "no"}).json() == {"log": [{"first": "yes"}, {"second": "no"}]}
 
 
+@pytest.mark.requirement("runs.resume_late")
 def test_an_answer_to_an_answered_interrupt_is_too_late(http: httpx.Client, asked: str) -> None:
     [question] = questions(http, asked).values()
     answer(http, asked, "twice", {question: "yes"})
@@ -66,6 +69,7 @@ def test_an_answer_to_an_answered_interrupt_is_too_late(http: httpx.Client, aske
         refused(answer(http, asked, "twice", {"0" * 32: "yes"}), 409)
 
 
+@pytest.mark.requirement("runs.resume_by_id")
 def test_some_of_several_questions_may_be_answered(http: httpx.Client, thread: str) -> None:
     wait(http, thread, "parallel", input={})
     ids = questions(http, thread)
@@ -82,6 +86,7 @@ def test_some_of_several_questions_may_be_answered(http: httpx.Client, thread: s
     assert result["log"] == [{"q1": "one"}, {"q2": "two"}, "done"]
 
 
+@pytest.mark.requirement("runs.resume_by_id")
 def test_all_of_several_questions_may_be_answered_at_once(http: httpx.Client, thread: str) -> None:
     wait(http, thread, "parallel", input={})
     ids = questions(http, thread)
@@ -89,6 +94,7 @@ def test_all_of_several_questions_may_be_answered_at_once(http: httpx.Client, th
     assert result == {"log": [{"q1": "one"}, {"q2": "two"}, "done"]}
 
 
+@pytest.mark.requirement("runs.resume_ambiguous")
 def test_a_bare_answer_to_several_questions_is_refused(http: httpx.Client, thread: str) -> None:
     wait(http, thread, "parallel", input={})
     with unchanged(http, thread):
@@ -96,6 +102,7 @@ def test_a_bare_answer_to_several_questions_is_refused(http: httpx.Client, threa
     assert detail.startswith("When there are multiple pending interrupts")
 
 
+@pytest.mark.requirement("runs.resume_ambiguous")
 def test_the_last_of_several_questions_takes_a_bare_answer(http: httpx.Client, thread: str) -> None:
     wait(http, thread, "parallel", input={})
     ids = questions(http, thread)
@@ -103,6 +110,7 @@ def test_the_last_of_several_questions_takes_a_bare_answer(http: httpx.Client, t
     assert answer(http, thread, "parallel", "two").json()["log"] == [{"q1": "one"}, {"q2": "two"}, "done"]
 
 
+@pytest.mark.requirement("runs.resume_late")
 @pytest.mark.parametrize("operation", ["", "/stream", "/wait"])
 @pytest.mark.parametrize("resume", ["yes", {"0" * 32: "yes"}])
 def test_there_is_nothing_to_resume_on_a_thread_that_asks_nothing(
@@ -116,18 +124,21 @@ def test_there_is_nothing_to_resume_on_a_thread_that_asks_nothing(
         refused(http.post(f"/threads/{thread}/runs{operation}", json=body), 409)
 
 
+@pytest.mark.requirement("runs.resume_unknown_thread")
 @pytest.mark.parametrize("if_not_exists", ["reject", "create"])
 def test_an_answer_on_an_unknown_thread_is_404(http: httpx.Client, if_not_exists: str) -> None:
     refused(answer(http, UNKNOWN_ID, "twice", "yes", if_not_exists=if_not_exists), 404)
     refused(http.get(f"/threads/{UNKNOWN_ID}"), 404)
 
 
+@pytest.mark.requirement("runs.resume_unknown_thread")
 def test_an_answer_without_a_thread_is_refused(http: httpx.Client) -> None:
     for operation in ("stream", "wait"):
         body = {"assistant_id": "twice", "command": {"resume": "yes"}}
         refused(http.post(f"/runs/{operation}", json=body), 400)
 
 
+@pytest.mark.requirement("runs.resume_once")
 @pytest.mark.anyio
 @pytest.mark.parametrize("addressed", [False, True])
 async def test_of_the_same_answer_sent_twice_at_once_exactly_one_is_taken(
@@ -150,6 +161,7 @@ async def test_of_the_same_answer_sent_twice_at_once_exactly_one_is_taken(
             assert len((await clients.get(f"/threads/{thread}/runs")).json()) == 2
 
 
+@pytest.mark.requirement("runs.resume_once")
 @pytest.mark.anyio
 async def test_a_burst_of_bare_answers_answers_one_question(server: Server, http: httpx.Client) -> None:
     async with httpx.AsyncClient(base_url=server.url, timeout=30) as clients:
@@ -162,6 +174,7 @@ async def test_a_burst_of_bare_answers_answers_one_question(server: Server, http
     assert get_thread(http, thread)["values"] == {"log": [{"first": "yes"}]}
 
 
+@pytest.mark.requirement("runs.resume_late")
 @pytest.mark.parametrize("form", ["checkpoint", "checkpoint_id"])
 def test_a_late_answer_that_names_an_old_checkpoint_is_refused(http: httpx.Client, asked: str, form: str) -> None:
     old = http.get(f"/threads/{asked}/state").json()["checkpoint"]
@@ -172,6 +185,7 @@ def test_a_late_answer_that_names_an_old_checkpoint_is_refused(http: httpx.Clien
     assert list(questions(http, asked)) == ["and this?"]
 
 
+@pytest.mark.requirement("runs.resume_chat_ui")
 def test_agent_chat_uis_form_of_an_answer_is_taken(http: httpx.Client, asked: str) -> None:
     checkpoint = http.get(f"/threads/{asked}/state").json()["checkpoint"]
     body = {
@@ -193,6 +207,7 @@ def test_agent_chat_uis_form_of_an_answer_is_taken(http: httpx.Client, asked: st
         refused(http.post(f"/threads/{asked}/runs/stream", json=body), 409)
 
 
+@pytest.mark.requirement("runs.resume_again")
 def test_an_answer_may_come_again_when_its_run_was_cancelled_before_it_started(http: httpx.Client, asked: str) -> None:
     run = start(http, asked, "twice", command={"resume": "yes"}, after_seconds=3600)
     with unchanged(http, asked):
@@ -202,6 +217,7 @@ def test_an_answer_may_come_again_when_its_run_was_cancelled_before_it_started(h
     assert answer(http, asked, "twice", "yes").json()["log"] == [{"first": "yes"}]
 
 
+@pytest.mark.requirement("runs.resume_late")
 def test_a_queued_answer_whose_question_goes_away_changes_nothing(http: httpx.Client, asked: str) -> None:
     ahead = start(http, asked, "steps", input={"log": ["anew"], "count": 2, "pause": 0.3})
     late = start(http, asked, "steps", command={"resume": "yes"})
@@ -216,6 +232,7 @@ def test_a_queued_answer_whose_question_goes_away_changes_nothing(http: httpx.Cl
     assert not questions(http, asked)
 
 
+@pytest.mark.requirement("runs.resume_breakpoint")
 @pytest.mark.parametrize("resume", ["go", True, {"any": "thing"}])
 def test_a_breakpoint_is_resumed_once(http: httpx.Client, thread: str, resume: Any) -> None:
     wait(http, thread, "steps", input={"count": 2}, interrupt_before=["step"])
@@ -229,6 +246,7 @@ def test_a_breakpoint_is_resumed_once(http: httpx.Client, thread: str, resume: A
         refused(answer(http, thread, "steps", resume), 409)
 
 
+@pytest.mark.requirement("runs.resume_breakpoint")
 @pytest.mark.anyio
 async def test_of_two_resumes_of_a_breakpoint_at_once_one_is_taken(server: Server, http: httpx.Client) -> None:
     async with httpx.AsyncClient(base_url=server.url, timeout=30) as clients:
@@ -242,6 +260,7 @@ async def test_of_two_resumes_of_a_breakpoint_at_once_one_is_taken(server: Serve
             assert get_thread(http, thread)["values"]["log"] == [0]
 
 
+@pytest.mark.requirement("runs.resume_sender_leaves")
 @pytest.mark.anyio
 async def test_an_answer_is_kept_when_its_sender_leaves(server: Server, http: httpx.Client, asked: str) -> None:
     body = {"assistant_id": "twice", "command": {"resume": "yes"}}

@@ -47,6 +47,7 @@ def steps_of(http: httpx.Client, thread: str) -> int:
 # --- create, list, get, delete ---
 
 
+@pytest.mark.requirement("runs.create")
 def test_a_created_run_is_shown_whole_and_located(http: httpx.Client, thread: str) -> None:
     answer = http.post(f"/threads/{thread}/runs", json={"assistant_id": "steps", "input": {"count": 1}})
     run = answer.json()
@@ -63,6 +64,7 @@ def test_a_created_run_is_shown_whole_and_located(http: httpx.Client, thread: st
     assert run_status(http, thread, run["run_id"]) == "success"
 
 
+@pytest.mark.requirement("runs.config_kept")
 def test_config_context_and_metadata_are_kept_with_the_run(http: httpx.Client, thread: str) -> None:
     body = {
         "assistant_id": "steps",
@@ -83,12 +85,14 @@ def test_config_context_and_metadata_are_kept_with_the_run(http: httpx.Client, t
     assert state["metadata"]["run_id"] == run["run_id"]
 
 
+@pytest.mark.requirement("runs.request_id")
 def test_the_request_id_reaches_the_graphs_config(http: httpx.Client, thread: str) -> None:
     body = {"assistant_id": "steps", "input": {"count": 1}, "config": {"configurable": {"langgraph_request_id": "f"}}}
     run = http.post(f"/threads/{thread}/runs", json=body, headers={"x-request-id": "abc"}).json()
     assert run["kwargs"]["config"]["configurable"]["langgraph_request_id"] == "abc"
 
 
+@pytest.mark.requirement("runs.list")
 @pytest.mark.anyio
 async def test_runs_are_listed_newest_first_in_pages(sdk: LangGraphClient) -> None:
     thread = (await sdk.threads.create())["thread_id"]
@@ -103,6 +107,7 @@ async def test_runs_are_listed_newest_first_in_pages(sdk: LangGraphClient) -> No
     assert listed[0] == await sdk.runs.get(thread, runs[2])
 
 
+@pytest.mark.requirement("runs.unknown_run")
 def test_an_unknown_run_is_404_and_a_bad_id_422(http: httpx.Client, thread: str) -> None:
     operations = [("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("GET", "/join"), ("GET", "/stream")]
     for method, path in operations:
@@ -111,6 +116,7 @@ def test_an_unknown_run_is_404_and_a_bad_id_422(http: httpx.Client, thread: str)
         assert refused(bad, 422) == "Invalid run ID: must be a UUID"
 
 
+@pytest.mark.requirement("runs.own_thread_only")
 def test_a_run_is_found_under_its_own_thread_only(http: httpx.Client, thread: str) -> None:
     run = start(http, thread, "steps", input={"count": 1})
     join(http, thread, run)
@@ -120,6 +126,7 @@ def test_a_run_is_found_under_its_own_thread_only(http: httpx.Client, thread: st
     assert run_status(http, thread, run) == "success"
 
 
+@pytest.mark.requirement("runs.delete")
 def test_deleting_an_ended_run_keeps_the_state(http: httpx.Client, thread: str) -> None:
     run = start(http, thread, "steps", input={"count": 1})
     join(http, thread, run)
@@ -129,6 +136,7 @@ def test_deleting_an_ended_run_keeps_the_state(http: httpx.Client, thread: str) 
     assert get_thread(http, thread)["values"] == {"log": [0], "count": 1}
 
 
+@pytest.mark.requirement("runs.delete_running")
 def test_deleting_a_running_run_stops_it_and_frees_its_thread(http: httpx.Client, thread: str) -> None:
     run = start(http, thread, "steps", **LONG)
     until_running(http, thread, run)
@@ -138,6 +146,7 @@ def test_deleting_a_running_run_stops_it_and_frees_its_thread(http: httpx.Client
     assert wait(http, thread, "steps", input={"count": 1, "pause": 0})["count"] == 1
 
 
+@pytest.mark.requirement("runs.unknown_place")
 @pytest.mark.parametrize("operation", ["", "/stream", "/wait"])
 def test_starting_on_an_unknown_thread_or_assistant_is_404(http: httpx.Client, thread: str, operation: str) -> None:
     unknown = http.post(f"/threads/{UNKNOWN_ID}/runs{operation}", json={"assistant_id": "steps"})
@@ -147,11 +156,13 @@ def test_starting_on_an_unknown_thread_or_assistant_is_404(http: httpx.Client, t
     assert refused(no_graph, 422).startswith("Invalid assistant: 'nope'. Must be either:")
 
 
+@pytest.mark.requirement("runs.configurable_and_context")
 def test_configurable_and_context_together_are_refused(http: httpx.Client, thread: str) -> None:
     body = {"assistant_id": "steps", "config": {"configurable": {"a": 1}}, "context": {"b": 1}}
     refused(http.post(f"/threads/{thread}/runs", json=body), 400)
 
 
+@pytest.mark.requirement("runs.if_not_exists")
 def test_if_not_exists_create_makes_the_thread(http: httpx.Client) -> None:
     thread = str(uuid.uuid4())
     values = wait(
@@ -175,6 +186,7 @@ def test_if_not_exists_create_makes_the_thread(http: httpx.Client) -> None:
 # --- cancel ---
 
 
+@pytest.mark.requirement("runs.cancel_pending")
 def test_cancelling_a_pending_run_leaves_its_thread_idle(http: httpx.Client, thread: str) -> None:
     run = start(http, thread, "steps", input={"count": 1}, after_seconds=3600)
     answer = http.post(f"/threads/{thread}/runs/{run}/cancel")
@@ -183,6 +195,7 @@ def test_cancelling_a_pending_run_leaves_its_thread_idle(http: httpx.Client, thr
     assert get_thread(http, thread)["status"] == "idle"
 
 
+@pytest.mark.requirement("runs.cancel_running")
 def test_cancelling_a_running_run_keeps_what_it_has_done(http: httpx.Client, thread: str) -> None:
     run = start(http, thread, "steps", **LONG)
     until(lambda: steps_of(http, thread) > 3, "a few steps are done")
@@ -198,6 +211,7 @@ def test_cancelling_a_running_run_keeps_what_it_has_done(http: httpx.Client, thr
     assert http.get(f"/threads/{thread}/state").json()["next"] == ["step"]
 
 
+@pytest.mark.requirement("runs.cancel")
 def test_cancelling_without_waiting_ends_the_run_soon(http: httpx.Client, thread: str) -> None:
     run = start(http, thread, "steps", **LONG)
     until_running(http, thread, run)
@@ -205,6 +219,7 @@ def test_cancelling_without_waiting_ends_the_run_soon(http: httpx.Client, thread
     until(lambda: run_status(http, thread, run) == "interrupted", "the run is interrupted", 2)
 
 
+@pytest.mark.requirement("runs.cancel_rollback")
 def test_rollback_takes_the_run_and_its_checkpoints_back(http: httpx.Client, thread: str) -> None:
     wait(http, thread, "steps", input={"count": 1})
     before = steps_of(http, thread)
@@ -219,6 +234,7 @@ def test_rollback_takes_the_run_and_its_checkpoints_back(http: httpx.Client, thr
     assert row["error"]["error"] == "UserRollback"
 
 
+@pytest.mark.requirement("runs.cancel_rollback")
 def test_rollback_of_a_pending_run_deletes_it(http: httpx.Client, thread: str) -> None:
     run = start(http, thread, "steps", input={"count": 1}, after_seconds=3600)
     http.post(f"/threads/{thread}/runs/{run}/cancel", params={"action": "rollback"})
@@ -226,6 +242,7 @@ def test_rollback_of_a_pending_run_deletes_it(http: httpx.Client, thread: str) -
     assert get_thread(http, thread)["status"] == "idle"
 
 
+@pytest.mark.requirement("runs.cancel_nothing")
 def test_there_is_nothing_to_cancel_about_an_ended_run(http: httpx.Client, thread: str) -> None:
     run = start(http, thread, "steps", input={"count": 1})
     join(http, thread, run)
@@ -233,6 +250,7 @@ def test_there_is_nothing_to_cancel_about_an_ended_run(http: httpx.Client, threa
     assert run_status(http, thread, run) == "success"
 
 
+@pytest.mark.requirement("runs.cancel_stream")
 @pytest.mark.parametrize("action", ["interrupt", "rollback"])
 def test_an_open_stream_just_ends_when_its_run_is_cancelled(
     server: Server, http: httpx.Client, thread: str, action: str
@@ -251,6 +269,7 @@ def test_an_open_stream_just_ends_when_its_run_is_cancelled(
 # --- wait and join ---
 
 
+@pytest.mark.requirement("runs.wait")
 def test_wait_answers_the_values_and_where_to_join(http: httpx.Client, thread: str) -> None:
     answer = http.post(f"/threads/{thread}/runs/wait", json={"assistant_id": "steps", "input": {"count": 1}})
     location = answer.headers["content-location"]
@@ -260,6 +279,7 @@ def test_wait_answers_the_values_and_where_to_join(http: httpx.Client, thread: s
     assert http.get(f"{location}/join").json() == {"log": [0], "count": 1}
 
 
+@pytest.mark.requirement("runs.wait_question")
 def test_wait_of_a_question_answers_values_and_the_question(http: httpx.Client, thread: str) -> None:
     result = wait(http, thread, "approve", input={"log": ["before"]})
     [question] = result.pop("__interrupt__")
@@ -268,11 +288,13 @@ def test_wait_of_a_question_answers_values_and_the_question(http: httpx.Client, 
     assert http.get(f"/threads/{thread}/runs").json()[0]["status"] == "success"
 
 
+@pytest.mark.requirement("runs.wait_question")
 def test_several_questions_come_as_one_list(http: httpx.Client, thread: str) -> None:
     result = wait(http, thread, "parallel", input={})
     assert [question["value"]["question"] for question in result["__interrupt__"]] == [1, 2]
 
 
+@pytest.mark.requirement("runs.wait_failed")
 @pytest.mark.parametrize("operation", ["wait", "join"])
 def test_a_failed_run_answers_200_with_the_error(http: httpx.Client, thread: str, operation: str) -> None:
     if operation == "wait":
@@ -284,6 +306,7 @@ def test_a_failed_run_answers_200_with_the_error(http: httpx.Client, thread: str
     assert get_thread(http, thread)["status"] == "error"
 
 
+@pytest.mark.requirement("runs.wait_failed")
 @pytest.mark.anyio
 async def test_the_sdk_raises_what_wait_reports(sdk: LangGraphClient) -> None:
     thread = (await sdk.threads.create())["thread_id"]
@@ -293,58 +316,22 @@ async def test_the_sdk_raises_what_wait_reports(sdk: LangGraphClient) -> None:
     assert kept["__error__"]["error"] == "ValueError"  # type: ignore[call-overload]
 
 
+@pytest.mark.requirement("runs.empty_input")
 def test_no_input_with_nothing_pending_is_a_failed_run(http: httpx.Client, thread: str) -> None:
     assert wait(http, thread, "steps", input=None)["__error__"]["error"] == "EmptyInputError"
 
 
+@pytest.mark.requirement("runs.join")
 def test_a_client_may_join_while_the_run_goes_on(http: httpx.Client, thread: str) -> None:
     run = start(http, thread, "steps", input={"pause": 0.02, "count": 5})
     assert join(http, thread, run)["log"] == [0, 1, 2, 3, 4]
     assert run_status(http, thread, run) == "success"
 
 
-# --- stateless ---
-
-
-def test_a_stateless_run_leaves_no_thread(http: httpx.Client) -> None:
-    answer = http.post("/runs/wait", json={"assistant_id": "steps", "input": {"count": 2}})
-    assert answer.json() == {"log": [0, 1], "count": 2}
-    thread, run = answer.headers["content-location"].removeprefix("/threads/").split("/runs/")
-    assert answer.headers["location"] == f"/threads/{thread}/runs/{run}/join"
-    refused(http.get(f"/threads/{thread}"), 404)
-
-
-def test_a_stateless_run_may_keep_its_thread(http: httpx.Client) -> None:
-    body = {"assistant_id": "steps", "input": {"count": 1}, "on_completion": "keep"}
-    answer = http.post("/runs/wait", json=body)
-    thread = answer.headers["content-location"].split("/")[2]
-    assert get_thread(http, thread)["values"] == {"log": [0], "count": 1}
-
-
-def test_a_stateless_question_is_shown_but_cannot_be_answered(http: httpx.Client) -> None:
-    asked = http.post("/runs/wait", json={"assistant_id": "approve", "input": {}}).json()
-    assert asked["__interrupt__"][0]["value"] == {"question": "may I?"}
-    for operation in ("wait", "stream"):
-        answer = http.post(f"/runs/{operation}", json={"assistant_id": "approve", "command": {"resume": "yes"}})
-        assert refused(answer, 400) == "You must provide a thread_id when resuming."
-
-
-def test_a_failed_stateless_run_reports_its_error(http: httpx.Client) -> None:
-    answer = http.post("/runs/wait", json={"assistant_id": "failing", "input": {}})
-    assert answer.status_code == 200
-    assert answer.json() == {"__error__": {"error": "ValueError", "message": "as told"}}
-
-
-@pytest.mark.anyio
-async def test_the_sdk_streams_and_waits_without_a_thread(sdk: LangGraphClient) -> None:
-    assert await sdk.runs.wait(None, "steps", input={"count": 1}) == {"log": [0], "count": 1}
-    seen = [part.event async for part in sdk.runs.stream(None, "steps", input={"count": 1}, stream_mode="updates")]
-    assert seen == ["metadata", "updates"]
-
-
 # --- durability, multitasking, delay ---
 
 
+@pytest.mark.requirement("runs.durability")
 @pytest.mark.parametrize(
     ("asked", "checkpoints"),
     [
@@ -363,6 +350,7 @@ def test_durability_decides_how_many_checkpoints_stay(
     assert steps_of(http, thread) == checkpoints
 
 
+@pytest.mark.requirement("runs.multitask_reject")
 @pytest.mark.anyio
 async def test_reject_refuses_a_second_run_and_leaves_the_first_alone(sdk: LangGraphClient) -> None:
     thread = (await sdk.threads.create())["thread_id"]
@@ -373,6 +361,7 @@ async def test_reject_refuses_a_second_run_and_leaves_the_first_alone(sdk: LangG
     assert len(await sdk.runs.list(thread)) == 1
 
 
+@pytest.mark.requirement("runs.multitask_enqueue")
 def test_enqueued_runs_follow_each_other_and_never_overlap(http: httpx.Client, thread: str) -> None:
     runs = [start(http, thread, "echo", input={"messages": [{"role": "user", "content": str(n)}]}) for n in range(4)]
     values = join(http, thread, runs[-1])
@@ -381,6 +370,7 @@ def test_enqueued_runs_follow_each_other_and_never_overlap(http: httpx.Client, t
     assert {run_status(http, thread, run) for run in runs} == {"success"}
 
 
+@pytest.mark.requirement("runs.multitask_interrupt")
 def test_interrupt_stops_the_old_run_and_goes_on_from_its_state(http: httpx.Client, thread: str) -> None:
     old = start(http, thread, "steps", **LONG)
     until(lambda: steps_of(http, thread) > 3, "a few steps are done")
@@ -394,6 +384,7 @@ def test_interrupt_stops_the_old_run_and_goes_on_from_its_state(http: httpx.Clie
     assert (row["status"], row["error"]) == ("idle", None)
 
 
+@pytest.mark.requirement("runs.multitask_rollback")
 def test_rollback_starts_from_before_the_old_run(http: httpx.Client, thread: str) -> None:
     wait(http, thread, "steps", input={"count": 1})
     before = steps_of(http, thread)
@@ -406,6 +397,7 @@ def test_rollback_starts_from_before_the_old_run(http: httpx.Client, thread: str
     assert all(row["metadata"]["run_id"] != old for row in history)
 
 
+@pytest.mark.requirement("runs.multitask_interrupt")
 def test_interrupt_also_clears_the_queue(http: httpx.Client, thread: str) -> None:
     running = start(http, thread, "steps", **LONG)
     queued = start(http, thread, "steps", input={})
@@ -416,6 +408,7 @@ def test_interrupt_also_clears_the_queue(http: httpx.Client, thread: str) -> Non
     assert run_status(http, thread, last) == "success"
 
 
+@pytest.mark.requirement("runs.after_seconds")
 def test_a_delayed_run_waits_and_keeps_its_thread_busy(http: httpx.Client, thread: str) -> None:
     created = http.post(f"/threads/{thread}/runs", json={"assistant_id": "steps", "input": {}, "after_seconds": 60})
     run = created.json()
@@ -425,6 +418,7 @@ def test_a_delayed_run_waits_and_keeps_its_thread_busy(http: httpx.Client, threa
     http.post(f"/threads/{thread}/runs/{run['run_id']}/cancel")
 
 
+@pytest.mark.requirement("runs.after_seconds")
 def test_a_delayed_run_starts_by_itself_when_it_is_due(http: httpx.Client, thread: str) -> None:
     run = start(http, thread, "steps", input={"count": 1}, after_seconds=0.2)
     assert run_status(http, thread, run) == "pending"
@@ -434,6 +428,7 @@ def test_a_delayed_run_starts_by_itself_when_it_is_due(http: httpx.Client, threa
 # --- clients that go away ---
 
 
+@pytest.mark.requirement("runs.on_disconnect")
 @pytest.mark.anyio
 @pytest.mark.parametrize("operation", ["stream", "wait"])
 @pytest.mark.parametrize(
@@ -466,6 +461,7 @@ async def test_a_client_that_leaves_takes_its_run_along_only_if_it_said_so(
     assert row["status"] == ("interrupted" if status == "interrupted" else "idle")
 
 
+@pytest.mark.requirement("runs.on_disconnect")
 @pytest.mark.anyio
 @pytest.mark.parametrize("operation", ["stream", "join"])
 async def test_a_follower_may_cancel_on_leaving_too(server: Server, sdk: LangGraphClient, operation: str) -> None:

@@ -14,11 +14,13 @@ import uuid_utils.compat as uuids
 from psycopg import AsyncConnection, Connection
 from psycopg.rows import DictRow, dict_row
 
+from holdfast.db.admission import Admissions, Admitted, NewRun
 from holdfast.db.assistants import Assistants, system_assistant_id
 from holdfast.db.bell import Bell
 from holdfast.db.events import EventLog
+from holdfast.db.idempotency import Key
 from holdfast.db.pool import Database
-from holdfast.db.runs import Admitted, Claimed, NewRun, Runs
+from holdfast.db.runs import Claimed, Runs
 from holdfast.db.threads import Outcome, Threads
 from holdfast.rules.caller import Caller
 from holdfast.wire import sse
@@ -36,6 +38,7 @@ class Stage:
 
     url: str
     database: Database
+    admissions: Admissions
     runs: Runs
     threads: Threads
     worker_id: UUID
@@ -46,10 +49,16 @@ class Stage:
         return thread_id
 
     async def admit(
-        self, thread_id: UUID, *, caller: Caller = ANN, worker_id: UUID | None = None, **given: Any
+        self,
+        thread_id: UUID,
+        *,
+        caller: Caller = ANN,
+        worker_id: UUID | None = None,
+        key: Key | None = None,
+        **given: Any,
     ) -> tuple[UUID, Admitted]:
         new = new_run(thread_id, **given)
-        return new.run_id, await self.runs.admit(caller, new, worker_id=worker_id)
+        return new.run_id, await self.admissions.admit(caller, new, worker_id=worker_id, key=key)
 
     async def claim(self, *, worker_id: UUID | None = None) -> Claimed:
         """The next run that is due; there has to be one."""
@@ -104,7 +113,7 @@ async def opened(url: str, *, size: int = 8) -> AsyncIterator[Stage]:
     await database.open()
     try:
         await Assistants(database, [GRAPH]).put_system(GRAPH, GRAPH, None)
-        yield Stage(url, database, Runs(database), Threads(database), uuids.uuid7())
+        yield Stage(url, database, Admissions(database), Runs(database), Threads(database), uuids.uuid7())
     finally:
         await database.close()
 
@@ -137,7 +146,13 @@ async def process(url: str, *, listening: bool = True, size: int = 8) -> AsyncIt
 
 def emptied(conn: Connection[Any]) -> None:
     """Delete every row of every table that a test writes to."""
-    for table in ("holdfast.threads", "holdfast.workers", "holdfast.assistants", *CHECKPOINT_TABLES):
+    for table in (
+        "holdfast.threads",
+        "holdfast.idempotency_keys",
+        "holdfast.workers",
+        "holdfast.assistants",
+        *CHECKPOINT_TABLES,
+    ):
         conn.execute(f"DELETE FROM {table}")
 
 

@@ -7,7 +7,8 @@ from uuid import UUID
 import pytest
 import uuid_utils.compat as uuids
 
-from holdfast.db.runs import Answers, RunEnd
+from holdfast.db.admission import Answers
+from holdfast.db.runs import RunEnd
 from holdfast.errors import Conflict, Missing
 from holdfast.rules.command import Questions
 from holdfast.rules.run import RunStatus
@@ -68,7 +69,7 @@ async def test_enqueue_waits_behind_what_is_active(stage: Stage) -> None:
 async def test_a_running_run_is_told_to_stop_and_the_new_one_waits_for_it(stage: Stage, strategy: str) -> None:
     first = await stage.started()
     second, admitted = await stage.admit(first.thread_id, strategy=strategy, worker_id=stage.worker_id)
-    assert (admitted.claimed, admitted.stopping) == (None, [first.run_id])
+    assert (admitted.claimed, admitted.others.stopping) == (None, [first.run_id])
     assert await stage.runs.cancelled_here(stage.worker_id) == {first.run_id: strategy}
     assert await stage.run_status(second) == "pending"
 
@@ -80,7 +81,7 @@ async def test_waiting_runs_are_ended_at_once_and_the_new_one_starts(
     thread_id = await stage.thread()
     waiting = [(await stage.admit(thread_id))[0] for _ in range(3)]
     newest, admitted = await stage.admit(thread_id, strategy=strategy, worker_id=stage.worker_id)
-    assert admitted.stopping == []
+    assert admitted.others.stopping == []
     assert admitted.claimed is not None
     assert [await stage.run_status(run_id) for run_id in waiting] == [left] * 3
     assert await stage.run_status(newest) == "running"
@@ -272,5 +273,5 @@ async def test_a_breakpoint_is_resumed_once(stage: Stage) -> None:
 async def test_an_admission_that_is_repeated_with_its_run_id_starts_no_second_run(stage: Stage) -> None:
     first = await stage.started()
     again = new_run(first.thread_id, run_id=first.run_id)
-    assert (await stage.runs.admit(ANN, again, worker_id=stage.worker_id)).claimed is None
+    assert (await stage.admissions.admit(ANN, again, worker_id=stage.worker_id)).claimed is None
     assert [run["run_id"] for run in await stage.runs.page(ANN, first.thread_id)] == [first.run_id]

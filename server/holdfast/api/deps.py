@@ -13,18 +13,21 @@ from typing import Annotated, Any, Protocol, TypeVar
 from uuid import UUID
 
 from fastapi import Depends, Request
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 
 from holdfast.api.auth import Action, Gate, Resource
 from holdfast.api.problems import invalid
+from holdfast.db.admission import Admissions
 from holdfast.db.assistants import Assistants
 from holdfast.db.bell import Bell
 from holdfast.db.events import EventLog
+from holdfast.db.idempotency import IdempotencyKeys
 from holdfast.db.pool import Database
 from holdfast.db.runs import Claimed, Runs
 from holdfast.db.threads import Threads
-from holdfast.errors import Invalid, TooLarge
+from holdfast.errors import Forbidden, Invalid, TooLarge
 from holdfast.rules.caller import Caller
+from holdfast.sections import Sections
 from holdfast.settings import Settings
 from holdfast.wire import codec
 
@@ -107,9 +110,12 @@ class Services:
     """Everything a route may use."""
 
     settings: Settings
+    sections: Sections
     database: Database
     assistants: Assistants
     threads: Threads
+    admissions: Admissions
+    keys: IdempotencyKeys
     runs: Runs
     events: EventLog
     bell: Bell
@@ -140,9 +146,12 @@ class Permission:
         if not with_.gate.asks:
             return caller
         asked = await _asked(request)
-        allowed = await with_.gate.allow(caller, self.resource, self.action, asked)
         request.state.body = asked
-        return allowed
+        parts = asked if isinstance(asked, list) else [asked]
+        allowed = [await with_.gate.allow(caller, self.resource, self.action, part) for part in parts]
+        if any(one != allowed[0] for one in allowed):
+            raise Forbidden("The parts of this batch are allowed under different conditions: send them one by one.")
+        return allowed[0]
 
 
 def may(resource: Resource, action: Action) -> Any:
@@ -150,9 +159,11 @@ def may(resource: Resource, action: Action) -> Any:
     return Depends(Permission(resource, action))
 
 
-async def _asked(request: Request) -> dict[str, Any]:
-    """What a request is about: its body, and the ids in its path."""
+async def _asked(request: Request) -> dict[str, Any] | list[dict[str, Any]]:
+    """What a request is about: its body, and the ids in its path; of a batch, each of its bodies."""
     body = await read_json(request) if request.method in ("POST", "PUT", "PATCH") else {}
+    if isinstance(body, list) and body and all(isinstance(part, dict) for part in body):
+        return body
     return {**(body if isinstance(body, dict) else {}), **request.path_params}
 
 
@@ -161,10 +172,10 @@ async def read(request: Request, model: type[Body]) -> Body:
 
     Raises:
         TooLarge: over the configured limit.
-        Invalid: no JSON object, or not of this shape.
+        Invalid: no JSON object (unless the model is a `RootModel`), or not of this shape.
     """
     value = await read_json(request)
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) and not issubclass(model, RootModel):
         raise Invalid("The request body must be a JSON object")
     try:
         return model.model_validate(value)

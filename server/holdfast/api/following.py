@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from holdfast.api.deps import Services
+from holdfast.api.idempotency import replayed
 from holdfast.api.responses import LongAnswer, event_stream, slow_json
 from holdfast.api.starting import Started
-from holdfast.db.runs import CancelAction
+from holdfast.db.cancelling import CancelAction
 from holdfast.errors import HoldfastError, Invalid, Missing
 from holdfast.rules.caller import Caller
 from holdfast.rules.run import FAILED
@@ -30,9 +31,10 @@ def stream(
 ) -> LongAnswer:
     """The run's events from `after` on, filtered by stream mode where `modes` are given."""
     frames = with_.events.follow(who, run.run_id, after)
+    which = content_location(run, stateless=stateless)
     return event_stream(
         _filtered(frames, modes) if modes else frames,
-        headers={**content_location(run, stateless=stateless), "location": f"{_path(run)}/stream"},
+        headers={**which, **replayed(run.repeated), "location": f"{which['content-location']}/stream"},
         closing=with_.closing,
         on_disconnect=_cancelling(with_, who, run) if cancel_on_disconnect else None,
     )
@@ -42,10 +44,20 @@ def wait(with_: Services, who: Caller, run: Started, *, cancel_on_disconnect: bo
     """The run's result when it is there."""
     return slow_json(
         result(with_, who, run),
-        headers={**content_location(run), "location": f"{_path(run)}/join"},
+        headers={**content_location(run), **replayed(run.repeated), "location": f"{_path(run)}/join"},
         closing=with_.closing,
         on_disconnect=_cancelling(with_, who, run) if cancel_on_disconnect else None,
     )
+
+
+def stopped(with_: Services, who: Caller, run: Started) -> LongAnswer:
+    """`{}` when a cancelled run has stopped: whatever its graph does at that moment may take its time."""
+
+    async def nothing() -> bytes:
+        await result(with_, who, run)
+        return b"{}"
+
+    return slow_json(nothing(), headers={"location": f"{_path(run)}/join"}, closing=with_.closing)
 
 
 async def result(with_: Services, who: Caller, run: Started) -> bytes:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
 from holdfast.api import following
-from holdfast.api.deps import Services, With, body_docs, may, read, uuid_of
+from holdfast.api.deps import Services, With, may, read, uuid_of
+from holdfast.api.idempotency import once_docs, replayed
 from holdfast.api.responses import Json
 from holdfast.api.starting import Started, origin, start
+from holdfast.db.cancelling import CancelAction
 from holdfast.errors import Invalid
 from holdfast.rules.caller import Caller
 from holdfast.rules.run import ACTIVE
 from holdfast.wire import sse
-from holdfast.wire.runs import RunCreate, run_view
+from holdfast.wire.runs import RunCreate, RunField, run_view
 
 router = APIRouter(prefix="/threads/{thread_id}/runs", tags=["Thread Runs"])
 
@@ -26,22 +28,22 @@ MayDelete = Annotated[Caller, may("threads", "delete")]
 TRUE = frozenset({"1", "true", "yes"})
 
 
-@router.post("", openapi_extra=body_docs(RunCreate), summary="Start a run in the background")
+@router.post("", openapi_extra=once_docs(RunCreate), summary="Start a run in the background")
 async def create(thread_id: str, request: Request, with_: With, who: MayRun) -> Response:
     body = await read(request, RunCreate)
     run = await start(with_, who, body, thread_id=uuid_of(thread_id, "thread"), followed=True, origin=origin(request))
     row = await with_.runs.get(who, run.thread_id, run.run_id)
-    return Json(run_view(row), headers=following.content_location(run))
+    return Json(run_view(row), headers={**following.content_location(run), **replayed(run.repeated)})
 
 
-@router.post("/stream", openapi_extra=body_docs(RunCreate), summary="Start a run and follow its events")
+@router.post("/stream", openapi_extra=once_docs(RunCreate), summary="Start a run and follow its events")
 async def stream(thread_id: str, request: Request, with_: With, who: MayRun) -> Response:
     body = await read(request, RunCreate)
     run = await start(with_, who, body, thread_id=uuid_of(thread_id, "thread"), followed=True, origin=origin(request))
     return following.stream(with_, who, run, cancel_on_disconnect=body.on_disconnect == "cancel")
 
 
-@router.post("/wait", openapi_extra=body_docs(RunCreate), summary="Start a run and wait for its result")
+@router.post("/wait", openapi_extra=once_docs(RunCreate), summary="Start a run and wait for its result")
 async def wait(thread_id: str, request: Request, with_: With, who: MayRun) -> Response:
     body = await read(request, RunCreate)
     run = await start(with_, who, body, thread_id=uuid_of(thread_id, "thread"), followed=False, origin=origin(request))
@@ -56,11 +58,12 @@ async def page(
     limit: Annotated[int, Query(ge=0, le=1000)] = 10,
     offset: Annotated[int, Query(ge=0)] = 0,
     status: str | None = None,
+    select: Annotated[list[RunField] | None, Query()] = None,
 ) -> Response:
     thread = uuid_of(thread_id, "thread")
     await with_.threads.standing(who, thread)
     rows = await with_.runs.page(who, thread, status=status, limit=limit, offset=offset)
-    return Json([run_view(row) for row in rows])
+    return Json([run_view(row, select) for row in rows])
 
 
 @router.get("/{run_id}", summary="Get a run")
@@ -112,12 +115,15 @@ async def cancel(
     thread_id: str, run_id: str, with_: With, who: MayUpdate, wait: str = "0", action: str = "interrupt"
 ) -> Response:
     run = _run(thread_id, run_id)
-    wanted: Literal["interrupt", "rollback"] = "rollback" if action == "rollback" else "interrupt"
-    await following.cancel(with_, who, run, wanted)
+    await following.cancel(with_, who, run, cancel_action(action))
     if wait.lower() in TRUE:
-        await following.result(with_, who, run)
-        return Json({}, headers={"location": f"/threads/{run.thread_id}/runs/{run.run_id}/join"})
+        return following.stopped(with_, who, run)
     return Response(status_code=202)
+
+
+def cancel_action(asked: str) -> CancelAction:
+    """What `action` means: anything but `rollback` is `interrupt`, as on the official server."""
+    return "rollback" if asked == "rollback" else "interrupt"
 
 
 def last_event_id(request: Request) -> int | None:

@@ -2,45 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
 import uuid_utils.compat as uuids
+from pydantic import BaseModel
 from starlette.requests import Request
 
 from holdfast.api.assistants import resolve
-from holdfast.api.deps import Services
-from holdfast.db.runs import Answers, NewRun
-from holdfast.errors import BadRequest, Missing
+from holdfast.api.cancelling import tell
+from holdfast.api.deps import Services, services
+from holdfast.db.admission import NO_PLACE, Answers, NewRun
+from holdfast.db.idempotency import Key, Made
+from holdfast.errors import BadRequest, Missing, Refusal
 from holdfast.rules.caller import Caller
 from holdfast.rules.command import bind_resume
+from holdfast.rules.headers import visible
+from holdfast.sections import HeaderPatterns
 from holdfast.wire import codec
-from holdfast.wire.merging import merged_config, merged_metadata, mirrored
+from holdfast.wire.idempotency import HEADER, key_name, request_digest
+from holdfast.wire.merging import merged_config, merged_metadata, mirrored, own_metadata
 from holdfast.wire.runs import RunCreate, stored_kwargs
 from holdfast.wire.threads import searchable
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A run that was admitted."""
+    """A run that was admitted; `repeated`: by an earlier request with the same idempotency key."""
 
     run_id: UUID
     thread_id: UUID
+    repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a run comes from, besides its body: `headers` are those that may enter its configurable values."""
+    """Where a run comes from, besides its body: `headers` are those that may enter its configurable values.
+
+    The same `operation` with the same body under one `idempotency_key` starts one run. Without a request the key may be
+    anything that is as unique as the run shall be, and the operation stays empty.
+    """
 
     request_id: str
     headers: Mapping[str, str] = field(default_factory=dict)
+    idempotency_key: str | None = None
+    operation: str = ""
+
+    def key(self, thread_id: UUID | None, *bodies: BaseModel) -> Key | None:
+        """The key of a request of this origin."""
+        if self.idempotency_key is None:
+            return None
+        return Key(self.idempotency_key, request_digest(self.operation, thread_id, *bodies))
 
 
 def origin(request: Request) -> Origin:
-    """The origin of a run that a request asks for."""
-    return Origin(request.headers.get("x-request-id") or str(uuids.uuid7()))
+    """The origin of a run that a request asks for.
+
+    Raises:
+        Invalid: a malformed idempotency key.
+    """
+    patterns = services(request).sections.http.configurable_headers or HeaderPatterns()
+    return Origin(
+        request.headers.get("x-request-id") or str(uuids.uuid7()),
+        headers=visible(request.headers.items(), includes=patterns.includes, excludes=patterns.excludes),
+        idempotency_key=key_name(request.headers.getlist(HEADER)),
+        operation=request.url.path,
+    )
 
 
 async def start(
@@ -53,18 +82,83 @@ async def start(
         followed: somebody may stream or join it later, so its events are logged.
 
     Raises:
-        Missing: no such thread or assistant.
-        Conflict: the thread is busy (`reject`), or an answer came too late.
-        BadRequest, Invalid: contradictory or malformed.
+        Missing: no such thread or assistant; or the key's run is gone.
+        Conflict: the thread is busy (`reject`) or in another status than asked for, or an answer came too late.
+        BadRequest, Invalid: contradictory or malformed; or the key stands for another request.
     """
-    assistant = await with_.assistants.on_thread(who, resolve(with_, body.assistant_id), thread_id)
+    key = origin.key(thread_id, body)
+
+    async def admit() -> list[Started]:
+        new = await _new_run(with_, who, body, thread_id=thread_id, followed=followed, origin=origin)
+        before = await _admit(with_, who, new, key)
+        return [Started(new.run_id, new.thread_id)] if before is None else await _again(with_, who, before)
+
+    [started] = await _once(with_, who, key, admit)
+    return started
+
+
+async def start_all(with_: Services, who: Caller, bodies: Sequence[RunCreate], *, origin: Origin) -> list[Started]:
+    """Admit stateless runs to work on in the background, all or none.
+
+    Raises:
+        As `start`, for any of them.
+    """
+    key = origin.key(None, *bodies)
+
+    async def admit() -> list[Started]:
+        new = [await _new_run(with_, who, body, thread_id=None, followed=True, origin=origin) for body in bodies]
+        if before := await with_.admissions.admit_all(who, new, key=key):
+            return await _again(with_, who, before)
+        with_.dispatcher.wake()
+        with_.bell.ring("run")
+        return [Started(run.run_id, run.thread_id) for run in new]
+
+    return await _once(with_, who, key, admit)
+
+
+async def _once(
+    with_: Services, who: Caller, key: Key | None, admit: Callable[[], Awaitable[list[Started]]]
+) -> list[Started]:
+    """Admit, unless the key says that it was done."""
+    try:
+        return await admit()
+    except Refusal:
+        # What the first of two equal requests did may be the very reason to refuse the second.
+        before = await with_.keys.find(who, key) if key else None
+        if before is None:
+            raise
+    return await _again(with_, who, before)
+
+
+async def _again(with_: Services, who: Caller, before: Made) -> list[Started]:
+    rows = await with_.runs.get_all(who, before.run_ids)
+    return [Started(row["run_id"], row["thread_id"], repeated=True) for row in rows]
+
+
+async def _new_run(
+    with_: Services, who: Caller, body: RunCreate, *, thread_id: UUID | None, followed: bool, origin: Origin
+) -> NewRun:
+    try:
+        assistant = await with_.assistants.on_thread(who, resolve(with_, body.assistant_id), thread_id)
+    except Missing:
+        raise Missing(NO_PLACE) from None
     config, context, metadata = _merged(assistant, body, origin)
     answers = await _bound(with_, who, body, thread_id)
-    kwargs = stored_kwargs(body, config, context, answers.values if answers else None)
     searchable(metadata, "metadata")
-    new = NewRun(
-        run_id=uuids.uuid7(),
-        thread_id=thread_id or uuids.uuid7(),
+    run_id, on_thread = uuids.uuid7(), thread_id or uuids.uuid7()
+    identity = {
+        "run_id": str(run_id),
+        "thread_id": str(on_thread),
+        "graph_id": assistant["graph_id"],
+        "assistant_id": str(assistant["assistant_id"]),
+        "user_id": who.owner,
+    }
+    config["configurable"] = {**config["configurable"], **identity}
+    temporary = thread_id is None and body.on_completion == "delete"
+    kwargs = stored_kwargs(body, config, context, answers.values if answers else None, temporary=temporary)
+    return NewRun(
+        run_id=run_id,
+        thread_id=on_thread,
         assistant_id=assistant["assistant_id"],
         graph_id=assistant["graph_id"],
         kwargs=codec.dumps_exact(kwargs),
@@ -72,19 +166,19 @@ async def start(
         strategy=body.multitask_strategy,
         resumable=body.stream_resumable,
         logged=followed or body.stream_resumable,
-        ephemeral=thread_id is None and body.on_completion == "delete",
+        ephemeral=temporary,
         after_seconds=body.after_seconds or 0.0,
         answers=answers,
-        new_thread=_thread_metadata(body, thread_id),
+        new_thread=_thread_metadata(body) if thread_id is None or body.if_not_exists == "create" else None,
+        thread_status=body.if_thread_status,
     )
-    await _admit(with_, who, new)
-    return Started(new.run_id, new.thread_id)
 
 
-async def _admit(with_: Services, who: Caller, new: NewRun) -> None:
+async def _admit(with_: Services, who: Caller, new: NewRun, key: Key | None) -> Made | None:
+    """Let the run in; what its key stands for, if that was done before."""
     worker_id = with_.dispatcher.reserve()
     try:
-        admitted = await with_.runs.admit(who, new, worker_id=worker_id)
+        admitted = await with_.admissions.admit(who, new, worker_id=worker_id, key=key)
     except BaseException:
         if worker_id is not None:
             with_.dispatcher.release()
@@ -93,12 +187,10 @@ async def _admit(with_: Services, who: Caller, new: NewRun) -> None:
         with_.dispatcher.start(admitted.claimed)
     elif worker_id is not None:
         with_.dispatcher.release()
-    for run_id in admitted.stopping:
-        with_.bell.ring("cancel", run_id)
-    if admitted.stopping:
-        with_.dispatcher.look_for_cancels()
-    if admitted.claimed is None:
+    tell(with_, admitted.others)
+    if admitted.claimed is None and admitted.before is None:
         with_.bell.ring("run", new.run_id)
+    return admitted.before
 
 
 async def _bound(with_: Services, who: Caller, body: RunCreate, thread_id: UUID | None) -> Answers | None:
@@ -110,7 +202,7 @@ async def _bound(with_: Services, who: Caller, body: RunCreate, thread_id: UUID 
         raise BadRequest("You must provide a thread_id when resuming.")
     asked = await with_.threads.questions(who, thread_id)
     if asked is None:
-        raise Missing("Thread or assistant not found.")
+        raise Missing(NO_PLACE)
     return Answers(asked, bind_resume(body.command.resume, asked, addressed=body.addressed))
 
 
@@ -140,9 +232,6 @@ def _merged(
     return config, {**assistant["context"], **context} or None, metadata
 
 
-def _thread_metadata(body: RunCreate, thread_id: UUID | None) -> dict[str, Any] | None:
-    if thread_id is not None and body.if_not_exists == "reject":
-        return None
-    metadata = {**body.config.metadata, **body.metadata}
-    searchable(metadata, "metadata")
-    return metadata
+def _thread_metadata(body: RunCreate) -> dict[str, Any]:
+    """What a thread that is made for the run carries."""
+    return own_metadata({**body.config.metadata, **body.metadata})

@@ -8,6 +8,7 @@ import uuid_utils.compat as uuids
 from fastapi import APIRouter, Query, Request, Response
 
 from holdfast.api.deps import With, body_docs, may, read, uuid_of
+from holdfast.api.idempotency import once_docs, replayed, request_key
 from holdfast.api.responses import Json
 from holdfast.db.threads import ThreadFilter
 from holdfast.rules.caller import Caller
@@ -34,13 +35,15 @@ MayDelete = Annotated[Caller, may("threads", "delete")]
 MaySearch = Annotated[Caller, may("threads", "search")]
 
 
-@router.post("", openapi_extra=body_docs(ThreadCreate), summary="Create a thread")
+@router.post("", openapi_extra=once_docs(ThreadCreate), summary="Create a thread")
 async def create(request: Request, with_: With, who: MayCreate) -> Response:
     body = await read(request, ThreadCreate)
     searchable(body.metadata, "metadata")
     thread_id = body.thread_id or uuids.uuid7()
-    await with_.threads.create(who, thread_id, body.metadata, or_keep=body.if_exists == "do_nothing")
-    return Json(thread_view(await with_.threads.get(who, thread_id)))
+    key, or_keep = request_key(request, body), body.if_exists == "do_nothing"
+    if before := await with_.threads.create(who, thread_id, body.metadata, or_keep=or_keep, key=key):
+        [thread_id] = before.thread_ids
+    return Json(thread_view(await with_.threads.get(who, thread_id)), headers=replayed(before is not None))
 
 
 @router.post("/search", openapi_extra=body_docs(ThreadSearch), summary="Search threads")

@@ -8,65 +8,24 @@ thread and its runs locks the thread row first, so that status, values, interrup
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from psycopg import IntegrityError
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from holdfast.db import threads
+from holdfast.db import cancelling, threads
+from holdfast.db.cancelling import CancelAction, Cancelled
 from holdfast.db.checkpoints import SAVE_RETRY_SECONDS, Fence
 from holdfast.db.pool import Connection, Database
 from holdfast.db.scope import scoped
 from holdfast.db.sql import statements
 from holdfast.errors import Conflict, FenceLost, Missing
-from holdfast.rules.admission import Plan, Strategy, admission
 from holdfast.rules.caller import Caller
-from holdfast.rules.command import Questions, verify_binding
+from holdfast.rules.command import Questions
 from holdfast.rules.run import RunStatus
-
-CancelAction = Literal["interrupt", "rollback"]
-
-BUSY = "Thread is already running a task. Wait for it to finish or choose a different multitask strategy."
-
-_CANCEL_ERRORS: Mapping[CancelAction, Mapping[str, str]] = {
-    "interrupt": {"error": "UserInterrupt", "message": "User interrupted the run"},
-    "rollback": {"error": "UserRollback", "message": "User rolled back the run"},
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """A resume, bound to its questions: `values` is `{interrupt_id: value}`, empty at a breakpoint."""
-
-    asked: Questions
-    values: Mapping[str, Any]
-
-    @property
-    def keys(self) -> list[str]:
-        return sorted(self.values) or sorted(self.asked.keys)
-
-
-@dataclass(frozen=True, slots=True)
-class NewRun:
-    """A run to be admitted. `kwargs` is the request as JSON."""
-
-    run_id: UUID
-    thread_id: UUID
-    assistant_id: UUID
-    graph_id: str
-    kwargs: bytes
-    metadata: Mapping[str, Any]
-    strategy: Strategy = "enqueue"
-    resumable: bool = False
-    logged: bool = True
-    ephemeral: bool = False
-    after_seconds: float = 0.0
-    answers: Answers | None = None
-    new_thread: Mapping[str, Any] | None = None
-    """Metadata of the thread to create if there is none (`if_not_exists: create`); None: it must exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +67,6 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
-class Admitted:
-    """What admission did: the run if it was claimed on the spot, and running runs that were told to stop."""
-
-    claimed: Claimed | None
-    stopping: Sequence[UUID] = field(default_factory=tuple)
-
-
-@dataclass(frozen=True, slots=True)
 class RunEnd:
     """How a claimed run ends. `outcome` is None where the thread's state is not to be touched."""
 
@@ -134,43 +85,11 @@ class Runs:
         self._database = database
         self._sql = statements("runs")
 
-    async def admit(self, caller: Caller, new: NewRun, *, worker_id: UUID | None) -> Admitted:
-        """Take a run in: one transaction under the thread's row lock.
-
-        Args:
-            worker_id: claim the run at once for this worker if nothing is ahead of it on its thread.
-
-        Raises:
-            Missing: no such thread of this caller.
-            Conflict: `reject` on a busy thread, or an answer whose question is not pending (any more).
-        """
-        async with self._database.transaction("api") as conn:
-            thread = await self._locked_thread(conn, caller, new)
-            active = await self._all(conn, "active", {"thread_id": new.thread_id})
-            plan = admission(new.strategy, active=len(active))
-            if plan is Plan.REFUSE:
-                raise Conflict(BUSY)
-            if new.answers is not None:
-                verify_binding(new.answers.values, new.answers.asked.checkpoint_id, threads.questions(thread))
-            stopping: list[UUID] = []
-            if plan in (Plan.INTERRUPT_OTHERS, Plan.ROLLBACK_OTHERS):
-                action: CancelAction = "rollback" if plan is Plan.ROLLBACK_OTHERS else "interrupt"
-                stopping = [run["run_id"] for run in active if await self._cancel(conn, run["run_id"], action)]
-            await self._insert(conn, caller, new)
-            if new.answers is not None:
-                await self._bind(conn, new)
-            stamp = {"graph_id": new.graph_id, "assistant_id": str(new.assistant_id)}
-            await conn.execute(statements("threads")["occupy"], {"thread_id": new.thread_id, "stamp": Jsonb(stamp)})
-            claimed = []
-            if worker_id is not None and not new.after_seconds:
-                claimed = await self._claim(conn, worker_id, limit=1, run_id=new.run_id)
-        return Admitted(claimed[0] if claimed else None, stopping)
-
     async def claim(self, worker_id: UUID, *, limit: int) -> list[Claimed]:
         """Up to `limit` runs that are due, oldest first, each with a new fencing token."""
         try:
             async with self._database.connection("worker") as conn:
-                return await self._claim(conn, worker_id, limit=limit, run_id=None)
+                return await claim(conn, worker_id, limit=limit)
         except IntegrityError:
             # Two workers took neighbours of one thread at the same moment; the index let one of them through.
             return []
@@ -249,17 +168,43 @@ class Runs:
         Raises:
             Missing: no such run of this caller, or it has ended already.
         """
+        return bool((await self.cancel_these(caller, thread_id, [run_id], action)).stopping)
+
+    async def cancel_these(
+        self, caller: Caller, thread_id: UUID, run_ids: Sequence[UUID], action: CancelAction
+    ) -> Cancelled:
+        """Cancel these runs of one thread, as far as they are active.
+
+        Raises:
+            Missing: no such thread of this caller, or none of the runs is pending or running there.
+        """
         async with self._database.transaction("api") as conn:
             locked = await conn.execute(*scoped(caller, statements("threads")["lock"], thread_id=thread_id))
             if await locked.fetchone() is None:
-                raise missing(run_id)
+                raise threads.missing(thread_id)
             active = await self._all(conn, "active", {"thread_id": thread_id})
-            if run_id not in {run["run_id"] for run in active}:
-                raise Missing(f"Run {run_id} is not pending or running: there is nothing to cancel.")
-            if await self._cancel(conn, run_id, action):
-                return True
-            await self._rest(conn, thread_id, _CANCEL_ERRORS[action], failed=False)
-            return False
+            wanted = set(run_ids)
+            if not (found := [run for run in active if run["run_id"] in wanted]):
+                named = ", ".join(map(str, run_ids))
+                raise Missing(f"Run {named} is not pending or running: there is nothing to cancel.")
+            return await cancelling.cancel(conn, found, action)
+
+    async def cancel_everywhere(self, caller: Caller, statuses: Sequence[str], action: CancelAction) -> Cancelled:
+        """Cancel the caller's runs in these statuses, on whatever thread.
+
+        Raises:
+            Missing: there is none.
+        """
+        cancelled = Cancelled()
+        first: UUID | None = UUID(int=0)
+        while first is not None:
+            async with self._database.transaction("api") as conn:
+                some, first = await cancelling.cancel_some(conn, caller, statuses, action, first=first)
+            cancelled.over.extend(some.over)
+            cancelled.stopping.extend(some.stopping)
+        if not cancelled.over and not cancelled.stopping:
+            raise Missing("No run is in this status: there is nothing to cancel.")
+        return cancelled
 
     async def delete_thread(self, caller: Caller, thread_id: UUID) -> list[UUID]:
         """Delete a thread, its runs cancelled; returns the running ones, whose workers have to be told.
@@ -275,45 +220,40 @@ class Runs:
             if await deleted.fetchone() is None:
                 raise threads.missing(thread_id)
             active = await self._all(conn, "active", {"thread_id": thread_id})
-            stopping = [run["run_id"] for run in active if await self._cancel(conn, run["run_id"], "interrupt")]
-            if not stopping:
+            stopped = await cancelling.stop(conn, [run["run_id"] for run in active], "interrupt")
+            if not stopped.stopping:
                 await conn.execute(statements("threads")["erase"], params)
                 await conn.execute(statements("threads")["erase_checkpoints"], {"thread_ids": [str(thread_id)]})
-            return stopping
+        return stopped.stopping
 
     async def get(self, caller: Caller, thread_id: UUID, run_id: UUID) -> DictRow:
-        """One run.
+        """One run. A stateless run's can be had for a while after its end.
 
         Raises:
             Missing: no such run of this caller on this thread.
         """
-        rows = await self.page(caller, thread_id, run_id=run_id, limit=1)
+        rows = await self._seen(caller, "one_of_thread", thread_id=thread_id, run_id=run_id)
         if not rows:
             raise missing(run_id)
         return rows[0]
 
+    async def get_all(self, caller: Caller, run_ids: Sequence[UUID]) -> list[DictRow]:
+        """These runs, in this order.
+
+        Raises:
+            Missing: one of them is not there, or not this caller's.
+        """
+        rows = {row["run_id"]: row for row in await self._seen(caller, "by_id", run_ids=list(run_ids))}
+        if gone := [run_id for run_id in run_ids if run_id not in rows]:
+            raise missing(gone[0])
+        return [rows[run_id] for run_id in run_ids]
+
     async def page(
-        self,
-        caller: Caller,
-        thread_id: UUID,
-        *,
-        run_id: UUID | None = None,
-        status: str | None = None,
-        limit: int = 10,
-        offset: int = 0,
+        self, caller: Caller, thread_id: UUID, *, status: str | None = None, limit: int = 10, offset: int = 0
     ) -> list[DictRow]:
         """Runs of a thread, newest first."""
-        query = scoped(
-            caller,
-            self._sql["view"],
-            thread_id=thread_id,
-            run_id=run_id,
-            status=status,
-            limit=limit,
-            offset=offset,
-        )
-        async with self._database.connection("api") as conn:
-            return await (await conn.execute(*query)).fetchall()
+        terms = {"thread_id": thread_id, "status": status, "limit": limit, "offset": offset}
+        return await self._seen(caller, "of_thread", **terms)
 
     async def find(self, caller: Caller, run_id: UUID, thread_id: UUID | None = None) -> DictRow | None:
         """A run's standing: thread_id, status, error, ephemeral, resumable, logged."""
@@ -335,61 +275,6 @@ class Runs:
         await self.get(caller, thread_id, run_id)
         raise Conflict("Run is still active: cancel it before deleting it.")
 
-    async def _locked_thread(self, conn: Connection, caller: Caller, new: NewRun) -> DictRow:
-        if new.new_thread is not None:
-            await threads.create(conn, caller, new.thread_id, new.new_thread)
-        cursor = await conn.execute(*scoped(caller, statements("threads")["lock"], thread_id=new.thread_id))
-        row = await cursor.fetchone()
-        if row is None:
-            raise Missing("Thread or assistant not found.")
-        return row
-
-    async def _insert(self, conn: Connection, caller: Caller, new: NewRun) -> None:
-        await conn.execute(
-            self._sql["insert"],
-            {
-                "run_id": new.run_id,
-                "thread_id": new.thread_id,
-                "owner": caller.owner,
-                "assistant_id": new.assistant_id,
-                "graph_id": new.graph_id,
-                "metadata": Jsonb(dict(new.metadata)),
-                "kwargs": new.kwargs,
-                "multitask_strategy": new.strategy,
-                "resumable": new.resumable,
-                "logged": new.logged,
-                "ephemeral": new.ephemeral,
-                "after_seconds": new.after_seconds,
-            },
-        )
-
-    async def _bind(self, conn: Connection, new: NewRun) -> None:
-        assert new.answers is not None
-        params = {
-            "thread_id": new.thread_id,
-            "run_id": new.run_id,
-            "checkpoint_id": new.answers.asked.checkpoint_id,
-            "interrupt_ids": new.answers.keys,
-        }
-        bound = await self._all(conn, "bind_answers", params)
-        if len(bound) < len(new.answers.keys):
-            raise Conflict("This question is already being answered by another run.")
-
-    async def _claim(self, conn: Connection, worker_id: UUID, *, limit: int, run_id: UUID | None) -> list[Claimed]:
-        rows = await self._all(conn, "claim", {"worker_id": worker_id, "limit": limit, "run_id": run_id})
-        return [Claimed(**row) for row in rows]
-
-    async def _cancel(self, conn: Connection, run_id: UUID, action: CancelAction) -> bool:
-        """Cancel one active run, thread row locked; True if a worker has to end it."""
-        params = {"run_id": run_id, "action": action}
-        if await self._one(conn, "cancel_pending", params) is None:
-            await conn.execute(self._sql["request_cancel"], params)
-            return True
-        await conn.execute(self._sql["release_answers"], {"run_id": run_id, "still_asked": None})
-        if action == "rollback":
-            await conn.execute(self._sql["erase"], {"run_id": run_id})
-        return False
-
     async def _end(self, run: Claimed, end: RunEnd) -> None:
         thread = {"thread_id": run.thread_id}
         mine = {"run_id": run.run_id, "token": run.fencing_token, "status": end.status}
@@ -406,11 +291,11 @@ class Runs:
             if end.rollback:
                 await self._take_back(conn, run, end)
             elif end.outcome is None:
-                await self._rest(conn, run.thread_id, end.error, failed=bool(end.error), event_seq=end.event_seq)
+                await cancelling.rest(conn, [run.thread_id], end.error, failed=bool(end.error), event_seq=end.event_seq)
             else:
                 await self._settle(conn, run, end.outcome, end.event_seq)
             if run.ephemeral:
-                await conn.execute(statements("threads")["hide"], thread)
+                await conn.execute(statements("threads")["hide"], {"thread_ids": [run.thread_id]})
 
     async def _settle(self, conn: Connection, run: Claimed, outcome: threads.Outcome, event_seq: int) -> None:
         asked = Questions(
@@ -419,7 +304,7 @@ class Runs:
             outcome.unfinished,
         )
         # An answer that met no question (cancelled, failed before it was read) may be given again.
-        await conn.execute(self._sql["release_answers"], {"run_id": run.run_id, "still_asked": sorted(asked.keys)})
+        await conn.execute(self._sql["release_answers"], {"run_ids": [run.run_id], "still_asked": sorted(asked.keys)})
         await threads.settle(conn, run.thread_id, outcome, event_seq=event_seq)
 
     async def _take_back(self, conn: Connection, run: Claimed, end: RunEnd) -> None:
@@ -427,25 +312,8 @@ class Runs:
         params = {"run_id": run.run_id, "thread_id": run.thread_id}
         await conn.execute(self._sql["return_writes"], params)
         await conn.execute(self._sql["drop_checkpoints"], params)
-        await conn.execute(self._sql["erase"], params)
-        await self._rest(conn, run.thread_id, end.error, failed=False, event_seq=end.event_seq)
-
-    async def _rest(
-        self,
-        conn: Connection,
-        thread_id: UUID,
-        error: Mapping[str, str] | None,
-        *,
-        failed: bool,
-        event_seq: int = 0,
-    ) -> None:
-        params = {
-            "thread_id": thread_id,
-            "error": Jsonb(error) if error else None,
-            "failed": failed,
-            "event_seq": event_seq,
-        }
-        await conn.execute(statements("threads")["rest"], params)
+        await conn.execute(self._sql["erase"], {"run_ids": [run.run_id]})
+        await cancelling.rest(conn, [run.thread_id], end.error, event_seq=end.event_seq)
 
     async def _append_last(self, conn: Connection, run: Claimed, block: Block) -> None:
         await conn.execute(
@@ -460,6 +328,11 @@ class Runs:
             },
         )
 
+    async def _seen(self, caller: Caller, which: str, **params: Any) -> list[DictRow]:
+        query = scoped(caller, f"{self._sql['view']}{self._sql[which]}", **params)
+        async with self._database.connection("api") as conn:
+            return await (await conn.execute(*query)).fetchall()
+
     async def _one(self, conn: Connection, verb: str, params: Mapping[str, Any]) -> DictRow | None:
         return await (await conn.execute(self._sql[verb], params)).fetchone()
 
@@ -467,9 +340,11 @@ class Runs:
         return await (await conn.execute(self._sql[verb], params)).fetchall()
 
 
-def cancel_error(action: CancelAction) -> Mapping[str, str]:
-    """What a cancelled run leaves as its thread's error."""
-    return _CANCEL_ERRORS[action]
+async def claim(conn: Connection, worker_id: UUID, *, limit: int, run_id: UUID | None = None) -> list[Claimed]:
+    """Claim runs that are due, or this one if it is."""
+    params = {"worker_id": worker_id, "limit": limit, "run_id": run_id}
+    rows = await (await conn.execute(statements("runs")["claim"], params)).fetchall()
+    return [Claimed(**row) for row in rows]
 
 
 def missing(run_id: UUID) -> Missing:

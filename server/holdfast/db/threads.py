@@ -10,6 +10,8 @@ from uuid import UUID
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
+from holdfast.db import idempotency
+from holdfast.db.idempotency import Key, Made
 from holdfast.db.pool import Connection, Database
 from holdfast.db.scope import scoped
 from holdfast.db.sql import statements
@@ -55,19 +57,24 @@ class Threads:
         self._database = database
         self._sql = statements("threads")
 
-    async def create(self, caller: Caller, thread_id: UUID, metadata: Mapping[str, Any], *, or_keep: bool) -> None:
-        """Insert a thread.
+    async def create(
+        self, caller: Caller, thread_id: UUID, metadata: Mapping[str, Any], *, or_keep: bool, key: Key | None = None
+    ) -> Made | None:
+        """Insert a thread; what its request's key stands for, if it was carried out before.
 
         Raises:
             Conflict: the id is taken, by this caller (unless `or_keep`) or by somebody else.
+            Invalid: the key stands for another request.
         """
-        async with self._database.connection("api") as conn:
-            created = await create(conn, caller, thread_id, metadata)
-            if created:
-                return
+        async with self._database.transaction("api") as conn:
+            if key is not None and (before := await idempotency.claim(conn, caller, key, Made([thread_id]))):
+                return before
+            if await create(conn, caller, thread_id, metadata):
+                return None
             kept = await (await conn.execute(*scoped(caller, self._sql["standing"], thread_id=thread_id))).fetchone()
-        if kept is None or not or_keep:
-            raise Conflict(f"Thread {thread_id} already exists.")
+            if kept is None or not or_keep:
+                raise Conflict(f"Thread {thread_id} already exists.")
+            return None
 
     async def get(self, caller: Caller, thread_id: UUID) -> DictRow:
         """One thread with its values as JSON bytes.

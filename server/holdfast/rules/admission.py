@@ -5,12 +5,18 @@ reject      start             refuse (409)
 enqueue     start             wait behind it
 interrupt   start             cancel it, keep its checkpoints, then start
 rollback    start             cancel it, drop its checkpoints, then start
+
+Before that a request may name the thread statuses that it was written for (`if_thread_status`); on a thread in another
+one it is refused.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Literal
+
+from holdfast.errors import Conflict
 
 Strategy = Literal["reject", "enqueue", "interrupt", "rollback"]
 
@@ -34,3 +40,13 @@ _WHEN_ACTIVE: dict[Strategy, Plan] = {
 def admission(strategy: Strategy, *, active: int) -> Plan:
     """The plan for a run on a thread with `active` pending or running runs."""
     return _WHEN_ACTIVE[strategy] if active else Plan.START
+
+
+def verify_status(status: str, wanted: Sequence[str] | None) -> None:
+    """Hold a request to the thread status that it was written for; None is any.
+
+    Raises:
+        Conflict: the thread is in another one.
+    """
+    if wanted is not None and status not in wanted:
+        raise Conflict(f"Thread is {status}, but the request wants it to be {' or '.join(wanted)}.")

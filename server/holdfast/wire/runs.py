@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 from langgraph.types import Command, Send
-from pydantic import BaseModel, BeforeValidator, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, Field, RootModel, field_validator, model_validator
 
 from holdfast.errors import Invalid
 from holdfast.rules.admission import Strategy
+from holdfast.rules.thread import ThreadStatus
 from holdfast.wire import codec
 from holdfast.wire.modes import STREAM_MODES
 from holdfast.wire.times import time
 
 Durability = Literal["sync", "async", "exit"]
+RunField = Literal[
+    "run_id",
+    "thread_id",
+    "assistant_id",
+    "created_at",
+    "updated_at",
+    "status",
+    "metadata",
+    "kwargs",
+    "multitask_strategy",
+    "langsmith_session_name",
+    "cancel_reason",
+]
+"""What `select` takes. The SDK's list has `cancel_reason`, which nobody can give; it is null."""
+
 Nodes = Literal["*"] | list[str]
 
 
@@ -54,7 +71,13 @@ class ConfigBody(BaseModel):
 
 
 class RunCreate(BaseModel):
-    """The body of every operation that starts a run; unknown fields are ignored, as the official server does."""
+    """The body of every operation that starts a run; unknown fields are ignored, as the official server does.
+
+    Among those are `langsmith_tracer` (nothing is sent to LangSmith) and `strict_resume` (an answer that is not for a
+    pending question is refused in any case). `feedback_keys` are kept with the run; without LangSmith there is nobody
+    to sign URLs for them, so no `feedback` event comes. `if_thread_status` is ours: the thread has to be in one of
+    these statuses when the run is admitted.
+    """
 
     assistant_id: str
     input: Any = None
@@ -69,7 +92,10 @@ class RunCreate(BaseModel):
     stream_mode: Annotated[list[str], BeforeValidator(_listed)] = Field(default_factory=lambda: ["values"])
     stream_subgraphs: bool = False
     stream_resumable: bool = False
+    webhook: str | None = None
+    feedback_keys: list[str] | None = None
     multitask_strategy: Strategy = "enqueue"
+    if_thread_status: Annotated[list[ThreadStatus], BeforeValidator(_listed), Field(min_length=1)] | None = None
     if_not_exists: Literal["create", "reject"] = "reject"
     after_seconds: Annotated[float, Field(ge=0, le=31_536_000)] | None = None
     durability: Durability | None = None
@@ -102,6 +128,29 @@ class RunCreate(BaseModel):
     @property
     def resumes(self) -> bool:
         return self.command is not None and self.command.resume is not None
+
+
+class RunBatch(RootModel[Annotated[list[RunCreate], Field(min_length=1, max_length=1000)]]):
+    """The body of `POST /runs/batch`."""
+
+
+class CancelMany(BaseModel):
+    """The body of `POST /runs/cancel`: all runs in a status, or runs of one thread."""
+
+    status: Literal["pending", "running", "all"] | None = None
+    thread_id: UUID | None = None
+    run_ids: Annotated[list[UUID], Field(min_length=1, max_length=1000)] | None = None
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> CancelMany:
+        given = (self.status is not None, self.thread_id is not None, self.run_ids is not None)
+        if given not in ((True, False, False), (False, True, True)):
+            raise ValueError("give either status, or thread_id and run_ids")
+        return self
+
+    @property
+    def statuses(self) -> list[str]:
+        return ["pending", "running"] if self.status == "all" else [str(self.status)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +195,14 @@ class RunKwargs:
 
 
 def stored_kwargs(
-    body: RunCreate, config: Mapping[str, Any], context: Mapping[str, Any] | None, answers: Mapping[str, Any] | None
+    body: RunCreate,
+    config: Mapping[str, Any],
+    context: Mapping[str, Any] | None,
+    answers: Mapping[str, Any] | None,
+    *,
+    temporary: bool,
 ) -> dict[str, Any]:
-    """The `kwargs` of a run: the request with config merged and answers bound.
+    """The `kwargs` of a run: the request with config merged and answers bound. `temporary`: its thread goes with it.
 
     Raises:
         Invalid: a command that names nowhere to go.
@@ -165,9 +219,12 @@ def stored_kwargs(
         "stream_mode": body.stream_mode,
         "interrupt_before": body.interrupt_before,
         "interrupt_after": body.interrupt_after,
+        "webhook": body.webhook,
+        "feedback_keys": body.feedback_keys,
+        "temporary": temporary,
         "subgraphs": body.stream_subgraphs,
         "resumable": body.stream_resumable,
-        "temporary": False,
+        "checkpoint_during": body.checkpoint_during,
         "durability": _durability(body),
         "checkpoint": _start(body),
     }
@@ -185,8 +242,13 @@ def goto(value: Any) -> list[str | Send]:
     return [_target(target) for target in targets]
 
 
-def run_view(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A run as clients see it."""
+def run_view(row: Mapping[str, Any], select: Sequence[str] | None = None) -> dict[str, Any]:
+    """A run as clients see it, or these fields of it."""
+    run = _whole_view(row)
+    return {key: run.get(key) for key in select} if select else run
+
+
+def _whole_view(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "run_id": str(row["run_id"]),
         "thread_id": str(row["thread_id"]),

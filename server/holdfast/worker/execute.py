@@ -29,10 +29,11 @@ from langgraph.store.base import BaseStore
 from langgraph.types import StateSnapshot
 
 from holdfast.db.bell import Bell
+from holdfast.db.cancelling import cancel_error
 from holdfast.db.checkpoints import FencedSaver
 from holdfast.db.events import EventLog
 from holdfast.db.pool import Database
-from holdfast.db.runs import Claimed, RunEnd, Runs, cancel_error
+from holdfast.db.runs import Claimed, RunEnd, Runs
 from holdfast.db.threads import Outcome
 from holdfast.errors import DatabaseError, DatabaseUnavailable, FenceLost, HoldfastError, Unsaveable
 from holdfast.rules.recovery import Dispatch, Standing, recovery, still_pending

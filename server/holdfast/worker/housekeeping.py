@@ -1,4 +1,6 @@
-"""The slow rounds: event blocks expire, deleted threads go, claims without an execution return to the queue."""
+"""The slow rounds: event blocks and idempotency keys expire, deleted threads go, claims without an execution return to
+the queue.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import asyncio
 import logging
 
 from holdfast.db.events import EventLog
+from holdfast.db.idempotency import IdempotencyKeys
 from holdfast.db.threads import Threads
 from holdfast.errors import DatabaseError
 from holdfast.worker.loop import Worker
@@ -18,7 +21,9 @@ DELETED_GRACE_SECONDS = 120.0
 """A stateless run's thread is kept this long for clients that still wait for its result."""
 
 
-async def keep_house(worker: Worker, threads: Threads, events: EventLog, *, event_ttl: float) -> None:
+async def keep_house(
+    worker: Worker, threads: Threads, events: EventLog, keys: IdempotencyKeys, *, event_ttl: float
+) -> None:
     """Go round until cancelled."""
     while True:
         try:
@@ -27,6 +32,8 @@ async def keep_house(worker: Worker, threads: Threads, events: EventLog, *, even
             while await threads.sweep(grace=DELETED_GRACE_SECONDS, batch=BATCH) == BATCH:
                 continue
             while await events.expire(ttl=event_ttl, batch=BATCH) == BATCH:
+                continue
+            while await keys.sweep(batch=BATCH) == BATCH:
                 continue
         except DatabaseError as error:
             logger.warning("housekeeping postponed: %s", error)

@@ -1,7 +1,7 @@
 -- Guards live in the WHERE clauses; a verb that changes no row was refused. `rules/run.py` is the same as a table.
 
 -- name: active
-SELECT run_id, status
+SELECT run_id, thread_id, ephemeral
 FROM holdfast.runs
 WHERE thread_id = %(thread_id)s AND status IN ('pending', 'running')
 ORDER BY seq
@@ -26,9 +26,10 @@ RETURNING interrupt_id
 
 -- name: release_answers
 -- Part of a run's end: from then on nothing of it can be rolled back.
-WITH settled AS (DELETE FROM holdfast.borrowed_writes WHERE run_id = %(run_id)s)
+WITH settled AS (DELETE FROM holdfast.borrowed_writes WHERE run_id = ANY(%(run_ids)s::uuid[]))
 DELETE FROM holdfast.answers
-WHERE run_id = %(run_id)s AND (%(still_asked)s::text[] IS NULL OR interrupt_id = ANY(%(still_asked)s::text[]))
+WHERE run_id = ANY(%(run_ids)s::uuid[])
+  AND (%(still_asked)s::text[] IS NULL OR interrupt_id = ANY(%(still_asked)s::text[]))
 
 -- name: claim
 WITH next AS (
@@ -120,14 +121,35 @@ RETURNING run_id
 -- A pending run that ran before has checkpoints: a worker takes it up once more to end it properly (request_cancel).
 UPDATE holdfast.runs
 SET status = 'interrupted', cancel = %(action)s, updated_at = holdfast.now()
-WHERE run_id = %(run_id)s AND status = 'pending' AND attempt = 0
+WHERE run_id = ANY(%(run_ids)s::uuid[]) AND status = 'pending' AND attempt = 0
 RETURNING run_id
 
 -- name: request_cancel
 UPDATE holdfast.runs
 SET cancel = CASE WHEN cancel = 'rollback' THEN cancel ELSE %(action)s END, updated_at = holdfast.now()
-WHERE run_id = %(run_id)s AND (status = 'running' OR status = 'pending' AND attempt > 0)
+WHERE run_id = ANY(%(run_ids)s::uuid[]) AND (status = 'running' OR status = 'pending' AND attempt > 0)
 RETURNING run_id
+
+-- name: lock_active_threads
+SELECT thread_id
+FROM holdfast.threads
+WHERE thread_id IN (
+    SELECT DISTINCT r.thread_id
+    FROM holdfast.runs r
+    JOIN holdfast.threads t USING (thread_id)
+    WHERE r.status IN ('pending', 'running') AND r.status = ANY(%(statuses)s::text[])
+      AND r.thread_id >= %(first)s AND %%SEES(t)%% AND t.deleted_at IS NULL
+    ORDER BY r.thread_id
+    LIMIT %(limit)s)
+ORDER BY thread_id
+FOR NO KEY UPDATE
+
+-- name: active_among
+-- The runs of `lock_active_threads`, as they are now that the threads are locked.
+SELECT run_id, thread_id, ephemeral
+FROM holdfast.runs
+WHERE status IN ('pending', 'running') AND status = ANY(%(statuses)s::text[])
+  AND thread_id = ANY(%(thread_ids)s::uuid[])
 
 -- name: cancelled_here
 SELECT run_id, cancel
@@ -140,14 +162,23 @@ FROM holdfast.runs
 WHERE worker_id = %(worker_id)s AND status = 'running'
 
 -- name: view
-SELECT run_id, thread_id, assistant_id, status, metadata, kwargs, multitask_strategy, created_at, updated_at,
-       error, ephemeral, resumable, logged
-FROM holdfast.runs
-WHERE thread_id = %(thread_id)s
-  AND (%(run_id)s::uuid IS NULL OR run_id = %(run_id)s)
-  AND EXISTS (SELECT FROM holdfast.threads t WHERE t.thread_id = runs.thread_id AND t.deleted_at IS NULL AND %%SEES(t)%%)
-  AND (%(status)s::text IS NULL OR status = %(status)s)
-ORDER BY seq DESC
+-- A stateless run outlives its thread for those who still wait for its result.
+SELECT r.run_id, r.thread_id, r.assistant_id, r.status, r.metadata, r.kwargs, r.multitask_strategy,
+       r.created_at, r.updated_at
+FROM holdfast.runs r
+JOIN holdfast.threads t USING (thread_id)
+WHERE %%SEES(t)%% AND (t.deleted_at IS NULL OR r.ephemeral)
+
+-- name: one_of_thread
+  AND r.run_id = %(run_id)s AND r.thread_id = %(thread_id)s
+
+-- name: by_id
+  AND r.run_id = ANY(%(run_ids)s::uuid[])
+
+-- name: of_thread
+  AND r.thread_id = %(thread_id)s
+  AND (%(status)s::text IS NULL OR r.status = %(status)s)
+ORDER BY r.seq DESC
 LIMIT %(limit)s OFFSET %(offset)s
 
 -- name: find
@@ -164,7 +195,7 @@ WHERE run_id = %(run_id)s AND thread_id = %(thread_id)s AND status NOT IN ('pend
 RETURNING run_id
 
 -- name: erase
-DELETE FROM holdfast.runs WHERE run_id = %(run_id)s AND status NOT IN ('pending', 'running')
+DELETE FROM holdfast.runs WHERE run_id = ANY(%(run_ids)s::uuid[]) AND status NOT IN ('pending', 'running')
 
 -- name: return_writes
 -- Takes back what the run wrote to checkpoints older than itself, and brings back what it had replaced there.

@@ -81,7 +81,7 @@ RETURNING thread_id
 -- What a run does to the thread of its own when it ends: no caller is asked.
 UPDATE holdfast.threads
 SET deleted_at = holdfast.now()
-WHERE thread_id = %(thread_id)s AND deleted_at IS NULL
+WHERE thread_id = ANY(%(thread_ids)s::uuid[]) AND deleted_at IS NULL
 
 -- name: erase
 DELETE FROM holdfast.threads WHERE thread_id = %(thread_id)s
@@ -119,17 +119,17 @@ SET status = CASE
 WHERE thread_id = %(thread_id)s
 
 -- name: rest
-UPDATE holdfast.threads
+UPDATE holdfast.threads t
 SET status = CASE
         WHEN EXISTS (SELECT FROM holdfast.runs r
-                     WHERE r.thread_id = %(thread_id)s AND r.status IN ('pending', 'running')) THEN 'busy'
+                     WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running')) THEN 'busy'
         WHEN %(error)s::jsonb IS NOT NULL AND %(failed)s THEN 'error'
         WHEN unfinished THEN 'interrupted'
         ELSE 'idle' END,
     error = coalesce(%(error)s, error),
     event_seq = greatest(event_seq, %(event_seq)s),
     updated_at = holdfast.now()
-WHERE thread_id = %(thread_id)s
+WHERE thread_id = ANY(%(thread_ids)s::uuid[])
 
 -- name: digests
 SELECT value_digests FROM holdfast.threads WHERE thread_id = %(thread_id)s

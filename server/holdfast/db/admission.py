@@ -1,0 +1,180 @@
+"""The way in: runs become rows, each in one transaction under its thread's row lock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from psycopg.rows import DictRow
+from psycopg.types.json import Jsonb
+
+from holdfast.db import cancelling, idempotency, runs, threads
+from holdfast.db.cancelling import CancelAction, Cancelled
+from holdfast.db.idempotency import Key, Made
+from holdfast.db.pool import Connection, Database
+from holdfast.db.runs import Claimed
+from holdfast.db.scope import scoped
+from holdfast.db.sql import statements
+from holdfast.errors import Conflict, Missing
+from holdfast.rules.admission import Plan, Strategy, admission, verify_status
+from holdfast.rules.caller import Caller
+from holdfast.rules.command import Questions, verify_binding
+
+BUSY = "Thread is already running a task. Wait for it to finish or choose a different multitask strategy."
+NO_PLACE = "Thread or assistant not found."
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """A resume, bound to its questions: `values` is `{interrupt_id: value}`, empty at a breakpoint."""
+
+    asked: Questions
+    values: Mapping[str, Any]
+
+    @property
+    def keys(self) -> list[str]:
+        return sorted(self.values) or sorted(self.asked.keys)
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run to be admitted. `kwargs` is the request as JSON."""
+
+    run_id: UUID
+    thread_id: UUID
+    assistant_id: UUID
+    graph_id: str
+    kwargs: bytes
+    metadata: Mapping[str, Any]
+    strategy: Strategy = "enqueue"
+    resumable: bool = False
+    logged: bool = True
+    ephemeral: bool = False
+    after_seconds: float = 0.0
+    answers: Answers | None = None
+    new_thread: Mapping[str, Any] | None = None
+    """Metadata of the thread to create if there is none (`if_not_exists: create`); None: it must exist."""
+    thread_status: Sequence[str] | None = None
+    """The statuses of the thread that the request was written for (`if_thread_status`); None: any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """What admission did: the run if it was claimed on the spot, and runs ahead of it that were cancelled.
+
+    `before` is what the request's key stands for, if it was carried out before; then nothing was done now.
+    """
+
+    claimed: Claimed | None = None
+    others: Cancelled = field(default_factory=Cancelled)
+    before: Made | None = None
+
+
+class Admissions:
+    """Lets runs in."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._sql = statements("runs")
+
+    async def admit(self, caller: Caller, new: NewRun, *, worker_id: UUID | None, key: Key | None = None) -> Admitted:
+        """Take a run in.
+
+        Args:
+            worker_id: claim the run at once for this worker if nothing is ahead of it on its thread.
+            key: the request's idempotency key; it is claimed before anything is asked about the thread.
+
+        Raises:
+            Missing: no such thread of this caller.
+            Conflict: `reject` on a busy thread, a thread in another status than asked for, or an answer whose
+                question is not pending (any more).
+            Invalid: the key stands for another request.
+        """
+        async with self._database.transaction("api") as conn:
+            if before := await _before(conn, caller, key, [new]):
+                return Admitted(before=before)
+            others = await self._admit(conn, caller, new)
+            claimed = []
+            if worker_id is not None and not new.after_seconds:
+                claimed = await runs.claim(conn, worker_id, limit=1, run_id=new.run_id)
+        return Admitted(claimed[0] if claimed else None, others)
+
+    async def admit_all(self, caller: Caller, new: Sequence[NewRun], *, key: Key | None = None) -> Made | None:
+        """Take in runs that each bring a thread of their own, all or none; what the key stands for, as `admit` does."""
+        async with self._database.transaction("api") as conn:
+            if before := await _before(conn, caller, key, new):
+                return before
+            for run in new:
+                await self._admit(conn, caller, run)
+        return None
+
+    async def _admit(self, conn: Connection, caller: Caller, new: NewRun) -> Cancelled:
+        """Insert the run; what was cancelled for it."""
+        thread = await _locked_thread(conn, caller, new)
+        verify_status(thread["status"], new.thread_status)
+        cursor = await conn.execute(self._sql["active"], {"thread_id": new.thread_id})
+        active = [run["run_id"] for run in await cursor.fetchall()]
+        plan = admission(new.strategy, active=len(active))
+        if plan is Plan.REFUSE:
+            raise Conflict(BUSY)
+        if new.answers is not None:
+            verify_binding(new.answers.values, new.answers.asked.checkpoint_id, threads.questions(thread))
+        others = Cancelled()
+        if plan in (Plan.INTERRUPT_OTHERS, Plan.ROLLBACK_OTHERS):
+            action: CancelAction = "rollback" if plan is Plan.ROLLBACK_OTHERS else "interrupt"
+            others = await cancelling.stop(conn, active, action)
+        await self._insert(conn, caller, new)
+        if new.answers is not None:
+            await self._bind(conn, new, new.answers)
+        stamp = {"graph_id": new.graph_id, "assistant_id": str(new.assistant_id)}
+        await conn.execute(statements("threads")["occupy"], {"thread_id": new.thread_id, "stamp": Jsonb(stamp)})
+        return others
+
+    async def _insert(self, conn: Connection, caller: Caller, new: NewRun) -> None:
+        await conn.execute(
+            self._sql["insert"],
+            {
+                "run_id": new.run_id,
+                "thread_id": new.thread_id,
+                "owner": caller.owner,
+                "assistant_id": new.assistant_id,
+                "graph_id": new.graph_id,
+                "metadata": Jsonb(dict(new.metadata)),
+                "kwargs": new.kwargs,
+                "multitask_strategy": new.strategy,
+                "resumable": new.resumable,
+                "logged": new.logged,
+                "ephemeral": new.ephemeral,
+                "after_seconds": new.after_seconds,
+            },
+        )
+
+    async def _bind(self, conn: Connection, new: NewRun, answers: Answers) -> None:
+        params = {
+            "thread_id": new.thread_id,
+            "run_id": new.run_id,
+            "checkpoint_id": answers.asked.checkpoint_id,
+            "interrupt_ids": answers.keys,
+        }
+        bound = await (await conn.execute(self._sql["bind_answers"], params)).fetchall()
+        if len(bound) < len(answers.keys):
+            raise Conflict("This question is already being answered by another run.")
+
+
+async def _before(conn: Connection, caller: Caller, key: Key | None, new: Sequence[NewRun]) -> Made | None:
+    if key is None:
+        return None
+    made = Made([run.thread_id for run in new], [run.run_id for run in new])
+    return await idempotency.claim(conn, caller, key, made)
+
+
+async def _locked_thread(conn: Connection, caller: Caller, new: NewRun) -> DictRow:
+    if new.new_thread is not None:
+        await threads.create(conn, caller, new.thread_id, new.new_thread)
+    cursor = await conn.execute(*scoped(caller, statements("threads")["lock"], thread_id=new.thread_id))
+    row = await cursor.fetchone()
+    if row is None:
+        raise Missing(NO_PLACE)
+    return row

@@ -1,0 +1,104 @@
+"""Cancelling: active runs are ended where they wait, and told to stop where they run.
+
+Everything here is part of a transaction that holds the threads' rows. Whoever holds several locks them in the order of
+their ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+from uuid import UUID
+
+from psycopg.rows import DictRow
+from psycopg.types.json import Jsonb
+
+from holdfast.db.pool import Connection
+from holdfast.db.scope import scoped
+from holdfast.db.sql import statements
+from holdfast.rules.caller import Caller
+
+CancelAction = Literal["interrupt", "rollback"]
+
+THREADS_AT_ONCE = 500
+"""Threads whose runs are cancelled in one transaction."""
+
+_ERRORS: Mapping[CancelAction, Mapping[str, str]] = {
+    "interrupt": {"error": "UserInterrupt", "message": "User interrupted the run"},
+    "rollback": {"error": "UserRollback", "message": "User rolled back the run"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Runs that never started and are over now, and runs whose worker has to be told."""
+
+    over: list[UUID] = field(default_factory=list)
+    stopping: list[UUID] = field(default_factory=list)
+
+
+def cancel_error(action: CancelAction) -> Mapping[str, str]:
+    """What a cancelled run leaves as its thread's error."""
+    return _ERRORS[action]
+
+
+async def stop(conn: Connection, run_ids: Sequence[UUID], action: CancelAction) -> Cancelled:
+    """Cancel these runs; those that are not active stay as they are. The threads' status is the caller's to change."""
+    verbs = statements("runs")
+    params = {"run_ids": list(run_ids), "action": action}
+    over = await _ids(conn, verbs["cancel_pending"], params)
+    stopping = await _ids(conn, verbs["request_cancel"], params)
+    if over:
+        await conn.execute(verbs["release_answers"], {"run_ids": over, "still_asked": None})
+    if over and action == "rollback":
+        await conn.execute(verbs["erase"], {"run_ids": over})
+    return Cancelled(over, stopping)
+
+
+async def cancel(conn: Connection, active: Sequence[DictRow], action: CancelAction) -> Cancelled:
+    """Cancel these rows of runs, and bring the threads to rest on which that ended something."""
+    cancelled = await stop(conn, [row["run_id"] for row in active], action)
+    over = set(cancelled.over)
+    if ended := [row for row in active if row["run_id"] in over]:
+        await rest(conn, [row["thread_id"] for row in ended], cancel_error(action))
+        temporary = [row["thread_id"] for row in ended if row["ephemeral"]]
+        await conn.execute(statements("threads")["hide"], {"thread_ids": temporary})
+    return cancelled
+
+
+async def cancel_some(
+    conn: Connection, caller: Caller, statuses: Sequence[str], action: CancelAction, *, first: UUID
+) -> tuple[Cancelled, UUID | None]:
+    """Cancel the caller's runs on some threads, from the id `first` on; where to go on, or None."""
+    verbs = statements("runs")
+    terms = {"statuses": list(statuses)}
+    query = scoped(caller, verbs["lock_active_threads"], **terms, first=first, limit=THREADS_AT_ONCE)
+    threads = [row["thread_id"] for row in await (await conn.execute(*query)).fetchall()]
+    active = await (await conn.execute(verbs["active_among"], terms | {"thread_ids": threads})).fetchall()
+    cancelled = await cancel(conn, active, action)
+    # The last thread comes again as the first of the next batch: there is no smallest id to be greater than.
+    return cancelled, threads[-1] if len(threads) == THREADS_AT_ONCE else None
+
+
+async def rest(
+    conn: Connection,
+    thread_ids: Sequence[UUID],
+    error: Mapping[str, str] | None,
+    *,
+    failed: bool = False,
+    event_seq: int = 0,
+) -> None:
+    """Give threads the status that is left when a run went without leaving a state."""
+    params = {
+        "thread_ids": list(thread_ids),
+        "error": Jsonb(error) if error else None,
+        "failed": failed,
+        "event_seq": event_seq,
+    }
+    await conn.execute(statements("threads")["rest"], params)
+
+
+async def _ids(conn: Connection, verb: str, params: Mapping[str, object]) -> list[UUID]:
+    rows = await (await conn.execute(verb, params)).fetchall()
+    return [row["run_id"] for row in rows]
