@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from holdfast.api.assistants import resolve
 from holdfast.api.deps import Services
+from holdfast.db.crons import Firing
 from holdfast.db.runs import Answers, NewRun
 from holdfast.errors import BadRequest, Missing
 from holdfast.rules.caller import Caller
@@ -31,10 +32,14 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a run comes from, besides its body: `headers` are those that may enter its configurable values."""
+    """Where a run comes from, besides its body: `headers` are those that may enter its configurable values.
+
+    `firing` is the due time of the cron that starts it.
+    """
 
     request_id: str
     headers: Mapping[str, str] = field(default_factory=dict)
+    firing: Firing | None = None
 
 
 def origin(request: Request) -> Origin:
@@ -62,6 +67,8 @@ async def start(
     kwargs = stored_kwargs(body, config, context, answers.values if answers else None)
     metadata = new_run_metadata(body, assistant["assistant_id"])
     searchable(metadata, "metadata")
+    if origin.firing is not None:
+        metadata["cron_id"] = str(origin.firing.cron_id)
     new = NewRun(
         run_id=uuids.uuid7(),
         thread_id=thread_id or uuids.uuid7(),
@@ -76,9 +83,27 @@ async def start(
         after_seconds=body.after_seconds or 0.0,
         answers=answers,
         new_thread=_thread_metadata(body, thread_id),
+        webhook=_webhook(with_, body),
+        firing=origin.firing,
     )
     await _admit(with_, who, new)
     return Started(new.run_id, new.thread_id)
+
+
+async def check(with_: Services, who: Caller, body: RunCreate) -> UUID:
+    """Refuse now what `start` would refuse later, whatever the thread's state will be; the assistant's id.
+
+    Raises:
+        Missing: no such assistant.
+        BadRequest, Invalid: contradictory or malformed.
+    """
+    assistant = await with_.assistants.get(who, resolve(with_, body.assistant_id))
+    config, context = _merged(assistant, body, Origin(""))
+    stored_kwargs(body, config, context, None)
+    searchable(new_run_metadata(body, assistant["assistant_id"]), "metadata")
+    _webhook(with_, body)
+    found: UUID = assistant["assistant_id"]
+    return found
 
 
 async def _admit(with_: Services, who: Caller, new: NewRun) -> None:
@@ -129,6 +154,8 @@ def _merged(
     preset = assistant["config"]
     configurable = {**preset.get("configurable", {}), **assistant["context"], **given, **asked, **origin.headers}
     configurable["langgraph_request_id"] = origin.request_id
+    if origin.firing is not None:
+        configurable["cron_id"] = str(origin.firing.cron_id)
     config = {
         "configurable": configurable,
         "metadata": body.config.metadata,
@@ -137,6 +164,12 @@ def _merged(
     }
     context = {**assistant["context"], **asked}
     return config, context or None
+
+
+def _webhook(with_: Services, body: RunCreate) -> str | None:
+    if body.webhook is None or with_.webhooks is None:
+        return None
+    return with_.webhooks.checked(body.webhook)
 
 
 def _reserved(key: str) -> bool:

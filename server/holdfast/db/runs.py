@@ -16,8 +16,9 @@ from psycopg import IntegrityError
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from holdfast.db import threads
+from holdfast.db import crons, threads, webhooks
 from holdfast.db.checkpoints import SAVE_RETRY_SECONDS, Fence
+from holdfast.db.crons import Firing
 from holdfast.db.pool import Connection, Database
 from holdfast.db.scope import scoped
 from holdfast.db.sql import statements
@@ -67,6 +68,8 @@ class NewRun:
     answers: Answers | None = None
     new_thread: Mapping[str, Any] | None = None
     """Metadata of the thread to create if there is none (`if_not_exists: create`); None: it must exist."""
+    webhook: str | None = None
+    firing: Firing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,7 @@ class Claimed:
     cancel: CancelAction | None
     event_seq: int
     claimed_at: float
+    webhook: str | None = None
     created_at: Any = None
 
     @property
@@ -117,7 +121,10 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class RunEnd:
-    """How a claimed run ends. `outcome` is None where the thread's state is not to be touched."""
+    """How a claimed run ends. `outcome` is None where the thread's state is not to be touched.
+
+    `values` is the result as JSON, for the run's webhook.
+    """
 
     status: RunStatus
     outcome: threads.Outcome | None
@@ -125,6 +132,7 @@ class RunEnd:
     block: Block | None = None
     event_seq: int = 0
     rollback: bool = False
+    values: bytes | None = None
 
 
 class Runs:
@@ -142,7 +150,8 @@ class Runs:
 
         Raises:
             Missing: no such thread of this caller.
-            Conflict: `reject` on a busy thread, or an answer whose question is not pending (any more).
+            Conflict: `reject` on a busy thread, an answer whose question is not pending (any more), or a due time
+                that somebody else took.
         """
         async with self._database.transaction("api") as conn:
             thread = await self._locked_thread(conn, caller, new)
@@ -156,6 +165,8 @@ class Runs:
             if plan in (Plan.INTERRUPT_OTHERS, Plan.ROLLBACK_OTHERS):
                 action: CancelAction = "rollback" if plan is Plan.ROLLBACK_OTHERS else "interrupt"
                 stopping = [run["run_id"] for run in active if await self._cancel(conn, run["run_id"], action)]
+            if new.firing is not None:
+                await crons.advance(conn, new.firing)
             await self._insert(conn, caller, new)
             if new.answers is not None:
                 await self._bind(conn, new)
@@ -359,6 +370,7 @@ class Runs:
                 "logged": new.logged,
                 "ephemeral": new.ephemeral,
                 "after_seconds": new.after_seconds,
+                "webhook": new.webhook,
             },
         )
 
@@ -381,9 +393,12 @@ class Runs:
     async def _cancel(self, conn: Connection, run_id: UUID, action: CancelAction) -> bool:
         """Cancel one active run, thread row locked; True if a worker has to end it."""
         params = {"run_id": run_id, "action": action}
-        if await self._one(conn, "cancel_pending", params) is None:
+        cancelled = await self._one(conn, "cancel_pending", params)
+        if cancelled is None:
             await conn.execute(self._sql["request_cancel"], params)
             return True
+        if cancelled["webhook"] is not None:
+            await webhooks.post(conn, run_id, None)
         await conn.execute(self._sql["release_answers"], {"run_id": run_id, "still_asked": None})
         if action == "rollback":
             await conn.execute(self._sql["erase"], {"run_id": run_id})
@@ -400,6 +415,8 @@ class Runs:
                 if await self._one(conn, "ended_by", mine) is not None:
                     return
                 raise FenceLost(f"run {run.run_id}: finish refused")
+            if run.webhook is not None:
+                await webhooks.post(conn, run.run_id, end.values)
             if end.block is not None:
                 await self._append_last(conn, run, end.block)
             if end.rollback:

@@ -94,6 +94,7 @@ class RunCreate(BaseModel):
     checkpoint_during: bool | None = None
     on_disconnect: Literal["cancel", "continue"] = "continue"
     on_completion: Literal["delete", "keep"] = "delete"
+    webhook: str | None = None
 
     @field_validator("config", "metadata", "multitask_strategy", "on_disconnect", "if_not_exists", mode="before")
     @classmethod
@@ -188,6 +189,7 @@ def stored_kwargs(
         "temporary": False,
         "durability": _durability(body),
         "checkpoint": _start(body),
+        "webhook": body.webhook,
     }
 
 

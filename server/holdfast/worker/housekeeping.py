@@ -1,4 +1,4 @@
-"""The slow rounds: event blocks expire, deleted threads go, claims without an execution return to the queue."""
+"""The slow rounds: event blocks expire, deleted threads and settled webhooks go, lost claims return to the queue."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 
 from holdfast.db.events import EventLog
 from holdfast.db.threads import Threads
+from holdfast.db.webhooks import Deliveries
 from holdfast.errors import DatabaseError
 from holdfast.worker.loop import Worker
 
@@ -18,13 +19,21 @@ DELETED_GRACE_SECONDS = 120.0
 """A stateless run's thread is kept this long for clients that still wait for its result."""
 
 
-async def keep_house(worker: Worker, threads: Threads, events: EventLog, *, event_ttl: float) -> None:
+SETTLED_KEEP_SECONDS = 7 * 86_400.0
+"""How long delivered and given up webhooks can be looked at."""
+
+
+async def keep_house(
+    worker: Worker, threads: Threads, events: EventLog, deliveries: Deliveries, *, event_ttl: float
+) -> None:
     """Go round until cancelled."""
     while True:
         try:
             await worker.reconcile()
             await worker.adopt_orphans()
             while await threads.sweep(grace=DELETED_GRACE_SECONDS, batch=BATCH) == BATCH:
+                continue
+            while await deliveries.sweep(keep=SETTLED_KEEP_SECONDS, batch=BATCH) == BATCH:
                 continue
             while await events.expire(ttl=event_ttl, batch=BATCH) == BATCH:
                 continue
