@@ -2,7 +2,8 @@
 
 The host is resolved here, every address that it has is judged by `rules/webhook.py`, and the connection goes to a
 judged address, not to a name that might resolve to another one a moment later. `Host` and the name in the TLS handshake
-stay those of the URL. Connections are not kept: a kept one is found again by its address, which several names may share.
+stay those of the URL. Connections are not kept: a kept one is found again by its address, which several names may
+share.
 """
 
 from __future__ import annotations

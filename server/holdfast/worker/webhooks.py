@@ -2,8 +2,8 @@
 
 Theory of operation. Deliveries lie in the outbox, put there by the transactions that ended their runs. The courier
 takes what is due, each under a lease, and sends it in a task of its own; the answer settles the delivery, postpones it
-with growing pauses, or ends it (`rules/webhook.py`). A delivery whose process dies on the way belongs to nobody once its
-worker's row is gone, or when its lease runs out, and is taken again: receivers may see it twice, with the same
+with growing pauses, or ends it (`rules/webhook.py`). A delivery whose process dies on the way belongs to nobody once
+its worker's row is gone, or when its lease runs out, and is taken again: receivers may see it twice, with the same
 `webhook-id`. Order is not promised.
 
 A receiver that is slow keeps a few tasks busy and is then left out until one of them ends, so that it holds up neither
