@@ -113,7 +113,7 @@ class Crons:
         Raises:
             Missing: no such thread of this caller.
         """
-        given = {**asdict(new), "metadata": Jsonb(dict(new.metadata)), "caller": Jsonb(_kept(caller))}
+        given = {**asdict(new), "metadata": Jsonb(dict(new.metadata)), "acting": Jsonb(_kept(caller))}
         async with self._database.connection("api") as conn:
             row = await (await conn.execute(*scoped(caller, self._sql["create"], **given))).fetchone()
         if row is None:

@@ -5,7 +5,7 @@ SELECT holdfast.now() AS now
 INSERT INTO holdfast.crons (
     cron_id, owner, caller, assistant_id, thread_id, schedule, timezone, end_time, enabled, on_run_completed,
     metadata, payload, next_run_date, created_at, updated_at)
-SELECT %(cron_id)s, %(owner)s, %(caller)s, %(assistant_id)s, %(thread_id)s, %(schedule)s, %(timezone)s, %(end_time)s,
+SELECT %(cron_id)s, %(owner)s, %(acting)s, %(assistant_id)s, %(thread_id)s, %(schedule)s, %(timezone)s, %(end_time)s,
        %(enabled)s, %(on_run_completed)s, %(metadata)s, %(payload)s, %(due)s, holdfast.now(), holdfast.now()
 WHERE %(thread_id)s::uuid IS NULL OR EXISTS (
     SELECT FROM holdfast.threads t WHERE t.thread_id = %(thread_id)s AND t.deleted_at IS NULL AND %%SEES(t)%%)
