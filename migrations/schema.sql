@@ -120,6 +120,8 @@ CREATE TABLE holdfast.runs (
     created_at timestamptz NOT NULL,
     updated_at timestamptz NOT NULL,
     graph_id text NOT NULL,
+    webhook text,
+    started_at timestamptz,
     CONSTRAINT running_runs_are_claimed
         CHECK ((status = 'running') = (worker_id IS NOT NULL) AND (status <> 'running' OR fencing_token IS NOT NULL))
 );
@@ -127,6 +129,8 @@ COMMENT ON COLUMN holdfast.runs.kwargs IS 'the request as JSON bytes: text that 
 COMMENT ON COLUMN holdfast.runs.logged IS 'its events are kept for followers in other processes and for later joins';
 COMMENT ON COLUMN holdfast.runs.ephemeral IS 'stateless: its thread goes with it';
 COMMENT ON COLUMN holdfast.runs.graph_id IS 'as admitted: the assistant may change or go while the run waits';
+COMMENT ON COLUMN holdfast.runs.webhook IS 'who is told when the run has ended';
+COMMENT ON COLUMN holdfast.runs.started_at IS 'when it was claimed for the first time';
 CREATE UNIQUE INDEX one_running_run_per_thread ON holdfast.runs (thread_id) WHERE status = 'running';
 CREATE INDEX runs_to_claim ON holdfast.runs (seq) WHERE status = 'pending';
 CREATE INDEX runs_by_worker ON holdfast.runs (worker_id) WHERE status = 'running';
@@ -186,3 +190,65 @@ COMMENT ON COLUMN holdfast.idempotency_keys.digest IS 'of the request: the same 
 COMMENT ON COLUMN holdfast.idempotency_keys.run_ids IS
     'what the request started, on thread_ids; empty: it made the thread. No foreign key: a run that is gone stays done';
 CREATE INDEX idempotency_keys_by_age ON holdfast.idempotency_keys (created_at);
+
+-- The outbox of webhooks: written in the transaction that ends the run, worked off by the workers. No foreign keys: what
+-- is to be told outlives the run and its thread.
+CREATE TABLE holdfast.deliveries (
+    delivery_id uuid PRIMARY KEY,
+    url text NOT NULL,
+    receiver text NOT NULL,
+    state text NOT NULL CHECK (state IN ('waiting', 'delivered', 'failed')),
+    attempt integer NOT NULL DEFAULT 0,
+    due_at timestamptz NOT NULL,
+    sender uuid,
+    last_error text,
+    run_id uuid NOT NULL,
+    thread_id uuid NOT NULL,
+    assistant_id uuid NOT NULL,
+    status text NOT NULL,
+    metadata jsonb NOT NULL,
+    kwargs bytea,
+    multitask_strategy text NOT NULL,
+    error jsonb,
+    values bytea,
+    created_at timestamptz NOT NULL,
+    started_at timestamptz,
+    ended_at timestamptz NOT NULL,
+    settled_at timestamptz,
+    CONSTRAINT settled_deliveries_have_a_time CHECK ((state = 'waiting') = (settled_at IS NULL))
+);
+COMMENT ON COLUMN holdfast.deliveries.receiver IS 'host and port of the url: who is slow holds up nobody else';
+COMMENT ON COLUMN holdfast.deliveries.due_at IS 'when to try next; while a try is under way, when it counts as lost';
+COMMENT ON COLUMN holdfast.deliveries.sender IS 'the worker whose try is under way';
+CREATE INDEX deliveries_to_send ON holdfast.deliveries (due_at) WHERE state = 'waiting';
+CREATE INDEX deliveries_under_way ON holdfast.deliveries (sender) WHERE sender IS NOT NULL;
+CREATE INDEX deliveries_to_sweep ON holdfast.deliveries (settled_at) WHERE settled_at IS NOT NULL;
+
+-- A cron is due at next_run_date; the transaction that admits its run moves it on.
+CREATE TABLE holdfast.crons (
+    cron_id uuid PRIMARY KEY,
+    owner text NOT NULL,
+    caller jsonb NOT NULL,
+    assistant_id uuid NOT NULL,
+    thread_id uuid REFERENCES holdfast.threads ON DELETE CASCADE,
+    schedule text NOT NULL,
+    timezone text,
+    end_time timestamptz,
+    enabled boolean NOT NULL,
+    on_run_completed text CHECK (on_run_completed IN ('delete', 'keep')),
+    metadata jsonb NOT NULL DEFAULT '{}',
+    payload bytea NOT NULL,
+    next_run_date timestamptz,
+    last_error jsonb,
+    created_at timestamptz NOT NULL,
+    updated_at timestamptz NOT NULL,
+    CONSTRAINT threads_are_left_by_stateless_crons_only CHECK ((thread_id IS NULL) = (on_run_completed IS NOT NULL)),
+    CONSTRAINT disabled_crons_are_never_due CHECK (enabled OR next_run_date IS NULL)
+);
+COMMENT ON COLUMN holdfast.crons.caller IS 'in whose name its runs start';
+COMMENT ON COLUMN holdfast.crons.payload IS 'the request as JSON bytes';
+COMMENT ON COLUMN holdfast.crons.next_run_date IS 'NULL: never again, or not while it is disabled';
+COMMENT ON COLUMN holdfast.crons.last_error IS 'why the last due time started no run';
+CREATE INDEX crons_due ON holdfast.crons (next_run_date) WHERE next_run_date IS NOT NULL;
+CREATE INDEX crons_by_owner ON holdfast.crons (owner, created_at DESC);
+CREATE INDEX crons_by_thread ON holdfast.crons (thread_id) WHERE thread_id IS NOT NULL;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from holdfast.errors import SettingsError
 from holdfast.settings import Settings, load_settings
 
 SECRET = "s3cr3t-do-not-print"
+
+OLD_KEY, NEW_KEY = b64encode(b"o" * 24).decode(), b64encode(b"n" * 24).decode()
 
 NAMES = [
     ("HOLDFAST_CONFIG", "a.json", "config", Path("a.json")),
@@ -36,6 +39,7 @@ NAMES = [
     ("HOLDFAST_MAX_BODY_BYTES", "1024", "max_body_bytes", 1024),
     ("HOLDFAST_API_KEYS", f"ann:{SECRET}", "api_keys", {SECRET: "ann"}),
     ("HOLDFAST_ALLOW_OPEN_NETWORK", "1", "allow_open_network", True),
+    ("HOLDFAST_WEBHOOK_SECRET", f"whsec_{OLD_KEY}, {NEW_KEY}", "webhook_secrets", (b"o" * 24, b"n" * 24)),
 ]
 
 
@@ -208,3 +212,13 @@ def _one_line_without(secret: str, error: SettingsError) -> None:
     assert "\n" not in str(error)
     assert secret not in str(error)
     assert error.__cause__ is None
+
+
+@pytest.mark.parametrize("text", ["", "whsec_", SECRET, "whsec_c2hvcnQ=", f"whsec_{OLD_KEY},", f"{OLD_KEY};{NEW_KEY}"])
+def test_a_webhook_secret_that_receivers_could_not_use_is_refused_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("HOLDFAST_WEBHOOK_SECRET", text)
+    with pytest.raises(SettingsError, match=r"HOLDFAST_WEBHOOK_SECRET.*base64") as raised:
+        load_settings()
+    assert SECRET not in str(raised.value)

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import uuid_utils.compat as uuids
@@ -27,10 +29,12 @@ from langgraph.store.postgres.aio import AsyncPostgresStore
 
 from holdfast.api.application import create_app
 from holdfast.api.auth import KeyGate
+from holdfast.api.crons import fire
 from holdfast.api.deps import Idle, Services
 from holdfast.db.admission import Admissions
 from holdfast.db.assistants import Assistants
 from holdfast.db.bell import Bell
+from holdfast.db.crons import Crons
 from holdfast.db.embedded import EmbeddedPostgres
 from holdfast.db.events import EventLog
 from holdfast.db.idempotency import IdempotencyKeys
@@ -39,16 +43,21 @@ from holdfast.db.migrate import migrate
 from holdfast.db.pool import Database
 from holdfast.db.runs import Runs
 from holdfast.db.threads import Threads
+from holdfast.db.webhooks import Deliveries
 from holdfast.errors import SettingsError
-from holdfast.project import load_project
+from holdfast.project import Project, load_project
+from holdfast.rules.webhook import UrlPolicy
 from holdfast.settings import Settings
 from holdfast.wire import sse
+from holdfast.wire.webhooks import custom_headers
 from holdfast.worker.catalog import GraphCatalog
+from holdfast.worker.crons import keep_time
 from holdfast.worker.execute import Workshop
 from holdfast.worker.graphs import Graphs
 from holdfast.worker.housekeeping import keep_house
 from holdfast.worker.loop import Worker
 from holdfast.worker.states import States
+from holdfast.worker.webhooks import Courier, Post
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +80,7 @@ async def run(settings: Settings, part: Part, announce: Callable[[str, str], Non
         announce: called once when ready, with the API's URL ("" for a worker) and the database's.
     """
     listener = _listen(settings) if part != "worker" else None
-    async with _assembled(settings, part) as (running, database_url):
+    async with _assembled(settings, part, _own_url(settings, listener)) as (running, database_url):
         stop = _signals()
         server = _Server(running.services, listener) if listener else None
         serving = asyncio.create_task(server.serve(), name="http") if server else None
@@ -98,11 +107,12 @@ async def _leave(running: Running, grace: float, stop: asyncio.Queue[None]) -> N
 
 
 @asynccontextmanager
-async def _assembled(settings: Settings, part: Part) -> AsyncIterator[tuple[Running, str]]:
+async def _assembled(settings: Settings, part: Part, own_url: str) -> AsyncIterator[tuple[Running, str]]:
     async with AsyncExitStack() as stack:
         project = load_project(settings.config)
         for warning in project.warnings:
             logger.warning("%s", warning)
+        post = _post(settings, project, own_url)
         failed = asyncio.Event()
         tasks = _Tasks(failed)
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(settings.slots + 8, "holdfast-sync"))
@@ -115,18 +125,32 @@ async def _assembled(settings: Settings, part: Part) -> AsyncIterator[tuple[Runn
         stack.push_async_callback(bell.close)
         runs, threads, keys = Runs(database), Threads(database), IdempotencyKeys(database)
         events = EventLog(database, runs, bell, sse.split)
+        crons, deliveries = Crons(database), Deliveries(database)
         store = await stack.enter_async_context(AsyncPostgresStore(database.pool))
         assistants = Assistants(database, graphs.ids())
         for graph_id in graphs.ids():
             await assistants.put_system(graph_id, graphs.name(graph_id), graphs.description(graph_id))
         worker = None
         if part != "api":
+            worker_id = uuids.uuid7()
+            courier = Courier(worker_id, deliveries, post) if post else None
             shop = Workshop(
-                database, runs, events, bell, graphs, store, settings.crash_budget, settings.run_timeout_seconds
+                database,
+                runs,
+                events,
+                bell,
+                graphs,
+                store,
+                settings.crash_budget,
+                settings.run_timeout_seconds,
+                courier,
             )
-            worker = Worker(uuids.uuid7(), shop, slots=settings.slots)
+            worker = Worker(worker_id, shop, slots=settings.slots)
             await _start_worker(worker, settings, listen_url or url, listen_url is not None, stack, tasks)
-            tasks.start("housekeeping", keep_house(worker, threads, events, keys, event_ttl=settings.event_ttl_seconds))
+            house = keep_house(worker, threads, events, keys, deliveries, event_ttl=settings.event_ttl_seconds)
+            tasks.start("housekeeping", house)
+            if courier is not None:
+                tasks.start("webhooks", courier.run())
         tasks.start("bell", bell.listen(), may_end=True)
         stack.push_async_callback(tasks.stop)
         services = Services(
@@ -144,8 +168,23 @@ async def _assembled(settings: Settings, part: Part) -> AsyncIterator[tuple[Runn
             catalog=GraphCatalog(graphs),
             dispatcher=worker or Idle(),
             gate=KeyGate(settings.api_keys),
+            webhooks=post.policy if post else None,
+            crons=crons,
         )
+        if worker is not None:
+            tasks.start("crons", keep_time(crons, partial(fire, services)))
         yield Running(services, worker, failed), url
+
+
+def _post(settings: Settings, project: Project, own_url: str) -> Post | None:
+    """How webhooks are sent; None: not at all."""
+    section = project.sections.webhooks
+    headers = custom_headers(section, {**project.env, **os.environ})
+    if project.sections.http.disable_webhooks:
+        return None
+    given = {name: getattr(section.url, name) for name in type(section.url).model_fields}
+    policy = UrlPolicy(**given, own_url=own_url)
+    return Post(policy, headers, settings.webhook_secrets, section.allowed_fields)
 
 
 async def _start_worker(
@@ -241,6 +280,13 @@ def _listen(settings: Settings) -> socket.socket:
         raise SettingsError(
             f"cannot listen on {settings.host}:{settings.port} (set HOST, PORT): {error.strerror}"
         ) from error
+
+
+def _own_url(settings: Settings, listener: socket.socket | None) -> str:
+    """Where this machine reaches its server; a worker alone takes it for the one that its settings describe."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
+    port = listener.getsockname()[1] if listener else settings.port
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _signals() -> asyncio.Queue[None]:

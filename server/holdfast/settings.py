@@ -6,6 +6,7 @@ has one (`DATABASE_URI`, `N_JOBS_PER_WORKER`, `BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS
 
 from __future__ import annotations
 
+from base64 import b64decode
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,6 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from holdfast.errors import SettingsError
 
+MIN_SECRET_BYTES = 24
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -55,6 +57,9 @@ class Settings(BaseSettings):
         default_factory=dict, validation_alias=_env("HOLDFAST_API_KEYS"), repr=False
     )
     allow_open_network: bool = Field(False, validation_alias=_env("HOLDFAST_ALLOW_OPEN_NETWORK"))
+    webhook_secrets: Annotated[tuple[bytes, ...], NoDecode] = Field(
+        (), validation_alias=_env("HOLDFAST_WEBHOOK_SECRET"), repr=False
+    )
 
     @field_validator("api_keys", mode="before")
     @classmethod
@@ -69,6 +74,22 @@ class Settings(BaseSettings):
         if len(keys) != len(pairs):
             raise ValueError("names the same key twice")
         return keys
+
+    @field_validator("webhook_secrets", mode="before")
+    @classmethod
+    def _decoded_secrets(cls, value: object) -> object:
+        """`whsec_<base64>,whsec_<base64>` -> the keys; every one of them signs, so that receivers can change over."""
+        if not isinstance(value, str):
+            return value
+        try:
+            keys = [b64decode(text.strip().removeprefix("whsec_"), validate=True) for text in value.split(",")]
+        except ValueError:
+            keys = [b""]
+        if any(len(key) < MIN_SECRET_BYTES for key in keys):
+            raise ValueError(
+                f"must be base64 of at least {MIN_SECRET_BYTES} random bytes, as in whsec_$(openssl rand -base64 32)"
+            )
+        return tuple(keys)
 
     @model_validator(mode="after")
     def _closed_door(self) -> Settings:

@@ -39,6 +39,11 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/runs/stream"): {"assistant_id": "steps"},
     ("POST", "/runs/wait"): {"assistant_id": "steps"},
     ("POST", "/runs/cancel"): {"status": "pending"},
+    ("POST", "/runs/crons"): {"assistant_id": "steps", "schedule": "0 0 1 1 *"},
+    ("POST", "/threads/{thread}/runs/crons"): {"assistant_id": "steps", "schedule": "0 0 1 1 *"},
+    ("POST", "/runs/crons/search"): {},
+    ("POST", "/runs/crons/count"): {},
+    ("PATCH", "/runs/crons/{cron}"): {"enabled": False},
 }
 """Every operation with a body, and a body that it takes."""
 
@@ -58,12 +63,24 @@ def used(http: httpx.Client) -> str:
 
 
 def send(http: httpx.Client, method: str, path: str, thread: str, content: bytes) -> httpx.Response:
-    return http.request(method, path.format(thread=thread, assistant_id=ASSISTANT), content=content)
+    cron = new_cron(http) if "{cron}" in path else ""
+    return http.request(method, path.format(thread=thread, cron=cron, assistant_id=ASSISTANT), content=content)
+
+
+def new_cron(http: httpx.Client) -> str:
+    created = http.post("/runs/crons", json=BODIES["POST", "/runs/crons"])
+    assert created.status_code == 200, created.text
+    return str(created.json()["cron_id"])
+
+
+def in_table(path: str) -> str:
+    """A documented path as the table writes it."""
+    return path.replace("{thread_id}", "{thread}").replace("{cron_id}", "{cron}")
 
 
 def test_every_operation_with_a_body_is_in_the_table(http: httpx.Client) -> None:
     documented = {
-        (method.upper(), path.replace("{thread_id}", "{thread}"))
+        (method.upper(), in_table(path))
         for path, methods in http.get("/openapi.json").json()["paths"].items()
         for method, operation in methods.items()
         if "requestBody" in operation
@@ -138,7 +155,6 @@ WRONG: dict[str, list[Any]] = {
     "stream_mode": ["nope", 5, ["nope"], [5], {}],
     "stream_subgraphs": ["maybe", 5, {}],
     "stream_resumable": ["maybe", 5],
-    "webhook": [5, {}],
     "feedback_keys": ["text", 5, [5], {}],
     "multitask_strategy": ["maybe", 5],
     "if_thread_status": ["maybe", 5, [], {}],
@@ -152,23 +168,33 @@ WRONG: dict[str, list[Any]] = {
     "graph_id": [5, {}],
     "name": [5, {}],
     "description": [5, {}],
-    "select": ["name", 5, ["nope"], [5], {}],
     "version": [None, "one", 1.5, [1], {}],
+    "webhook": [5, {}, [], "", "nope", "ftp://example.com", "http://127.0.0.1/", "/path", "http://a/\x00"],
+    "schedule": [5, {}, "", "nope", "* * * *", "* * * * * *", "99 * * * *", "* * * * *\x00", "1" * 5000],
+    "timezone": [5, {}, "", "Mars", "../passwd", "UTC\x00", "x" * 5000],
+    "end_time": [5, {}, "", "soon", "9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00", True],
+    "enabled": ["maybe", 5, {}],
+    "on_run_completed": ["maybe", 5],
+    "select": [5, "cron_id", ["bogus"], [5], {}],
 }
 """Values that the field of this name takes nowhere."""
 
 
-def fields(http: httpx.Client, method: str, path: str) -> list[str]:
-    document = http.get("/openapi.json").json()["paths"][path.replace("{thread}", "{thread_id}")]
+def fields(http: httpx.Client, method: str, path: str) -> dict[str, bool]:
+    """What an operation takes, and whether it has to be there."""
+    paths = http.get("/openapi.json").json()["paths"]
+    [document] = [operations for written, operations in paths.items() if in_table(written) == path]
     body = document[method.lower()]["requestBody"]["content"]["application/json"]["schema"]
-    return list(body["properties"])
+    return {field: field in body.get("required", ()) for field in body["properties"]}
 
 
 @every_operation
 def test_a_wrong_type_is_refused_by_name(http: httpx.Client, used: str, method: str, path: str) -> None:
     with unchanged(http, used):
-        for field in set(fields(http, method, path)) & set(WRONG):
-            for value in WRONG[field]:
+        for field, required in fields(http, method, path).items():
+            for value in WRONG.get(field, ()):
+                if value is None and not required:
+                    continue
                 body = {**BODIES[method, path], field: value}
                 answer = send(http, method, path, used, json.dumps(body).encode())
                 assert answer.status_code in (400, 404, 422), (field, value, answer.text)
@@ -223,14 +249,14 @@ def test_a_bad_or_unknown_id_is_an_error_on_every_route(http: httpx.Client, used
         for path, methods in http.get("/openapi.json").json()["paths"].items():
             for method in methods:
                 for filled in _with_one_bad_id(path, used, bad):
-                    body = BODIES.get((method.upper(), path.replace("{thread_id}", "{thread}")), {})
+                    body = BODIES.get((method.upper(), in_table(path)), {})
                     answer = http.request(method.upper(), filled, json=body)
                     assert answer.status_code in allowed, (method, filled, answer.text)
                     refused(answer, answer.status_code)
 
 
 def _with_one_bad_id(path: str, thread: str, bad: str) -> Iterator[str]:
-    for name in ("thread_id", "run_id", "assistant_id"):
+    for name in ("thread_id", "run_id", "assistant_id", "cron_id"):
         if f"{{{name}}}" in path:
             filled = path.replace(f"{{{name}}}", bad).replace("{thread_id}", thread)
             yield (
@@ -316,6 +342,11 @@ def test_a_state_with_a_long_list_of_numbers_does_not_stall_the_server(http: htt
         ("POST", "/assistants/count"),
         ("PATCH", "/assistants/{assistant_id}"),
         ("POST", "/assistants/{assistant_id}/versions"),
+        ("POST", "/runs/crons"),
+        ("POST", "/threads/{thread}/runs/crons"),
+        ("POST", "/runs/crons/search"),
+        ("POST", "/runs/crons/count"),
+        ("PATCH", "/runs/crons/{cron}"),
     ],
 )
 def test_nul_in_metadata_is_refused(
@@ -445,6 +476,8 @@ FUZZED = [
     "/assistants/{assistant_id}/versions",
     "/assistants/{assistant_id}/latest",
     "/threads/{thread}/runs",
+    "/threads/{thread}/runs/crons",
+    "/runs/crons/search",
     "/threads/{thread}/state",
     "/threads/{thread}/state/checkpoint",
     "/threads/{thread}/history",

@@ -17,7 +17,7 @@ from langgraph_sdk import get_client
 from langgraph_sdk.errors import AuthenticationError, NotFoundError
 from starlette.routing import BaseRoute
 
-from holdfast.api import assistants, runs, stateless, threads
+from holdfast.api import assistants, crons, runs, stateless, threads
 from holdfast.api.application import create_app
 from holdfast.api.deps import Permission, Services
 from tests.conftest import PROJECT
@@ -149,6 +149,8 @@ def test_a_key_is_written_nowhere(guarded: Server, ada: httpx.Client) -> None:
 
 # --- other people's rows ---
 
+CRON = {"assistant_id": "approve", "schedule": "0 0 1 1 *", "metadata": {"secret": "s"}}
+
 
 @pytest.fixture(scope="module")
 def hers(ada: httpx.Client) -> dict[str, str]:
@@ -157,7 +159,8 @@ def hers(ada: httpx.Client) -> dict[str, str]:
     run = start(ada, thread, "approve", input={"log": ["private"]})
     join(ada, thread, run)
     checkpoint = ada.get(f"/threads/{thread}/state").json()["checkpoint_id"]
-    return {"thread_id": thread, "run_id": run, "checkpoint_id": checkpoint}
+    cron = ada.post(f"/threads/{thread}/runs/crons", json=CRON).json()["cron_id"]
+    return {"thread_id": thread, "run_id": run, "checkpoint_id": checkpoint, "cron_id": cron}
 
 
 BODIES: dict[tuple[str, str], dict[str, Any]] = {
@@ -168,6 +171,8 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/threads/{thread_id}/runs"): {"assistant_id": "approve", "input": {}},
     ("POST", "/threads/{thread_id}/runs/stream"): {"assistant_id": "approve", "input": {}},
     ("POST", "/threads/{thread_id}/runs/wait"): {"assistant_id": "approve", "input": {}},
+    ("POST", "/threads/{thread_id}/runs/crons"): CRON,
+    ("PATCH", "/runs/crons/{cron_id}"): {"enabled": False},
 }
 
 
@@ -175,8 +180,9 @@ def test_other_peoples_threads_and_runs_are_404_on_every_route(
     ada: httpx.Client, bob: httpx.Client, hers: dict[str, str]
 ) -> None:
     before = everything(ada, hers["thread_id"])
-    asked = [(method, path) for method, path in operations(bob) if "{thread_id}" in path or "{run_id}" in path]
-    assert len(asked) >= 18
+    ids = ("{thread_id}", "{run_id}", "{cron_id}")
+    asked = [(method, path) for method, path in operations(bob) if any(name in path for name in ids)]
+    assert len(asked) >= 22
     for method, path in asked:
         filled = path.format(**hers)
         refused(bob.request(method, filled, json=BODIES.get((method, path))), 404)
@@ -211,6 +217,12 @@ def test_search_and_count_show_ones_own_only(ada: httpx.Client, bob: httpx.Clien
         assert mine in found
         assert hers["thread_id"] not in found
         assert bob.post("/threads/count", json=terms).json() == len(found)
+    mine = bob.post("/runs/crons", json=CRON).json()["cron_id"]
+    for terms in ({}, {"metadata": {"secret": "s"}}, {"thread_id": hers["thread_id"]}, {"assistant_id": "approve"}):
+        rows = bob.post("/runs/crons/search", json={**terms, "limit": 1000}).json()
+        assert {row["cron_id"] for row in rows} <= {mine}
+        assert {row["user_id"] for row in rows} <= {"bob"}
+        assert bob.post("/runs/crons/count", json=terms).json() == len(rows)
     assert bob.post("/threads/search", json={"values": {"log": ["private"]}}).json() == []
     assert bob.post("/threads/count", json={"status": "interrupted"}).json() == 0
 
@@ -348,7 +360,8 @@ def test_the_owner_is_told_to_the_graph_and_cannot_be_forged(bob: httpx.Client) 
 def everything(client: httpx.Client, thread: str) -> list[Any]:
     """All that a thread's owner can see of it."""
     paths = ["", "/state", "/runs", "/history?limit=100"]
-    return [client.get(f"/threads/{thread}{path}").json() for path in paths]
+    crons = client.post("/runs/crons/search", json={"thread_id": thread}).json()
+    return [crons, *(client.get(f"/threads/{thread}{path}").json() for path in paths)]
 
 
 # --- the route table ---
@@ -370,7 +383,7 @@ def asks_who(dependant: Dependant) -> bool:
 def test_no_route_but_the_systems_works_without_knowing_the_caller() -> None:
     app = create_app(cast("Services", None))
     found = list(leaves(app.routes))
-    for router in (assistants.router, threads.router, runs.router, stateless.router):
+    for router in (assistants.router, threads.router, crons.router, runs.router, stateless.router):
         mine = [route for route in found if str(getattr(route, "path", "")).startswith(router.prefix)]
         assert len(mine) >= len(router.routes)
     open_paths = {

@@ -148,8 +148,8 @@ def full(cluster: Any) -> Iterator[psycopg.Connection[Any]]:
         )
         conn.execute(
             """
-            INSERT INTO holdfast.runs (run_id, thread_id, owner, assistant_id, graph_id, status, kwargs, multitask_strategy,
-                resumable, logged, ephemeral, available_at, created_at, updated_at)
+            INSERT INTO holdfast.runs (run_id, thread_id, owner, assistant_id, graph_id, status, kwargs,
+                multitask_strategy, resumable, logged, ephemeral, available_at, created_at, updated_at)
             SELECT md5('run' || n)::uuid, md5((n % 2000)::text)::uuid, 'owner ' || n % 20, gen_random_uuid(), 'talk',
                    CASE WHEN n < 10000 THEN 'success' ELSE 'pending' END, '', 'enqueue',
                    false, true, false, now(), now(), now()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -130,3 +131,13 @@ class Server(Elsewhere):
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
+
+
+def with_sections(project: Path, place: Path, **sections: Any) -> Path:
+    """A langgraph.json in `place`: the graphs of `project`, with these sections."""
+    document = json.loads(project.read_text())
+    graphs = {name: spec["path"] if isinstance(spec, dict) else spec for name, spec in document["graphs"].items()}
+    targets = {name: str((project.parent / target).resolve()) for name, target in graphs.items()}
+    config = place / "langgraph.json"
+    config.write_text(json.dumps({"dependencies": [], "graphs": targets, **sections}))
+    return config

@@ -20,6 +20,7 @@ from holdfast.api.problems import invalid
 from holdfast.db.admission import Admissions
 from holdfast.db.assistants import Assistants
 from holdfast.db.bell import Bell
+from holdfast.db.crons import Crons
 from holdfast.db.events import EventLog
 from holdfast.db.idempotency import IdempotencyKeys
 from holdfast.db.pool import Database
@@ -27,6 +28,7 @@ from holdfast.db.runs import Claimed, Runs
 from holdfast.db.threads import Threads
 from holdfast.errors import Forbidden, Invalid, TooLarge
 from holdfast.rules.caller import Caller
+from holdfast.rules.webhook import UrlPolicy
 from holdfast.sections import Sections
 from holdfast.settings import Settings
 from holdfast.wire import codec
@@ -123,6 +125,9 @@ class Services:
     catalog: Catalog
     dispatcher: Dispatcher
     gate: Gate
+    webhooks: UrlPolicy | None
+    """Where webhooks may go; None: they are accepted and not sent."""
+    crons: Crons
     closing: asyncio.Event = field(default_factory=asyncio.Event)
 
 

@@ -15,6 +15,7 @@ from holdfast.api.assistants import resolve
 from holdfast.api.cancelling import tell
 from holdfast.api.deps import Services, services
 from holdfast.db.admission import NO_PLACE, Answers, NewRun
+from holdfast.db.crons import Firing
 from holdfast.db.idempotency import Key, Made
 from holdfast.errors import BadRequest, Missing, Refusal
 from holdfast.rules.caller import Caller
@@ -43,12 +44,14 @@ class Origin:
 
     The same `operation` with the same body under one `idempotency_key` starts one run. Without a request the key may be
     anything that is as unique as the run shall be, and the operation stays empty.
+    `firing` is the due time of the cron that starts it.
     """
 
     request_id: str
     headers: Mapping[str, str] = field(default_factory=dict)
     idempotency_key: str | None = None
     operation: str = ""
+    firing: Firing | None = None
 
     def key(self, thread_id: UUID | None, *bodies: BaseModel) -> Key | None:
         """The key of a request of this origin."""
@@ -143,8 +146,8 @@ async def _new_run(
     except Missing:
         raise Missing(NO_PLACE) from None
     config, context, metadata = _merged(assistant, body, origin)
-    answers = await _bound(with_, who, body, thread_id)
     searchable(metadata, "metadata")
+    answers = await _bound(with_, who, body, thread_id)
     run_id, on_thread = uuids.uuid7(), thread_id or uuids.uuid7()
     identity = {
         "run_id": str(run_id),
@@ -153,6 +156,8 @@ async def _new_run(
         "assistant_id": str(assistant["assistant_id"]),
         "user_id": who.owner,
     }
+    if origin.firing is not None:
+        identity["cron_id"] = metadata["cron_id"] = str(origin.firing.cron_id)
     config["configurable"] = {**config["configurable"], **identity}
     temporary = thread_id is None and body.on_completion == "delete"
     kwargs = stored_kwargs(body, config, context, answers.values if answers else None, temporary=temporary)
@@ -171,7 +176,25 @@ async def _new_run(
         answers=answers,
         new_thread=_thread_metadata(body) if thread_id is None or body.if_not_exists == "create" else None,
         thread_status=body.if_thread_status,
+        webhook=_webhook(with_, body),
+        firing=origin.firing,
     )
+
+
+async def check(with_: Services, who: Caller, body: RunCreate) -> UUID:
+    """Refuse now what `start` would refuse later, whatever the thread's state will be; the assistant's id.
+
+    Raises:
+        Missing: no such assistant.
+        BadRequest, Invalid: contradictory or malformed.
+    """
+    assistant = await with_.assistants.on_thread(who, resolve(with_, body.assistant_id), None)
+    config, context, metadata = _merged(assistant, body, Origin(""))
+    stored_kwargs(body, config, context, None, temporary=False)
+    searchable(metadata, "metadata")
+    _webhook(with_, body)
+    found: UUID = assistant["assistant_id"]
+    return found
 
 
 async def _admit(with_: Services, who: Caller, new: NewRun, key: Key | None) -> Made | None:
@@ -235,3 +258,9 @@ def _merged(
 def _thread_metadata(body: RunCreate) -> dict[str, Any]:
     """What a thread that is made for the run carries."""
     return own_metadata({**body.config.metadata, **body.metadata})
+
+
+def _webhook(with_: Services, body: RunCreate) -> str | None:
+    if body.webhook is None or with_.webhooks is None:
+        return None
+    return with_.webhooks.checked(body.webhook)

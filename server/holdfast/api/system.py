@@ -43,7 +43,7 @@ async def info() -> Response:
             "holdfast_version": __version__,
             "flags": {
                 "assistants": True,
-                "crons": False,
+                "crons": True,
                 "langsmith": False,
                 "langsmith_tracing_replicas": False,
                 "langsmith_tracing_session_on_runs": False,

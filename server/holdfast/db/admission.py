@@ -10,8 +10,9 @@ from uuid import UUID
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from holdfast.db import cancelling, idempotency, runs, threads
+from holdfast.db import cancelling, crons, idempotency, runs, threads
 from holdfast.db.cancelling import CancelAction, Cancelled
+from holdfast.db.crons import Firing
 from holdfast.db.idempotency import Key, Made
 from holdfast.db.pool import Connection, Database
 from holdfast.db.runs import Claimed
@@ -58,6 +59,8 @@ class NewRun:
     """Metadata of the thread to create if there is none (`if_not_exists: create`); None: it must exist."""
     thread_status: Sequence[str] | None = None
     """The statuses of the thread that the request was written for (`if_thread_status`); None: any."""
+    webhook: str | None = None
+    firing: Firing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +91,8 @@ class Admissions:
 
         Raises:
             Missing: no such thread of this caller.
-            Conflict: `reject` on a busy thread, a thread in another status than asked for, or an answer whose
-                question is not pending (any more).
+            Conflict: `reject` on a busy thread, a thread in another status than asked for, an answer whose
+                question is not pending (any more), or a due time that somebody else took.
             Invalid: the key stands for another request.
         """
         async with self._database.transaction("api") as conn:
@@ -125,6 +128,8 @@ class Admissions:
         if plan in (Plan.INTERRUPT_OTHERS, Plan.ROLLBACK_OTHERS):
             action: CancelAction = "rollback" if plan is Plan.ROLLBACK_OTHERS else "interrupt"
             others = await cancelling.stop(conn, active, action)
+        if new.firing is not None:
+            await crons.advance(conn, new.firing)
         await self._insert(conn, caller, new)
         if new.answers is not None:
             await self._bind(conn, new, new.answers)
@@ -148,6 +153,7 @@ class Admissions:
                 "logged": new.logged,
                 "ephemeral": new.ephemeral,
                 "after_seconds": new.after_seconds,
+                "webhook": new.webhook,
             },
         )
 

@@ -14,6 +14,7 @@ from uuid import UUID
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
+from holdfast.db import webhooks
 from holdfast.db.pool import Connection
 from holdfast.db.scope import scoped
 from holdfast.db.sql import statements
@@ -47,13 +48,17 @@ async def stop(conn: Connection, run_ids: Sequence[UUID], action: CancelAction) 
     """Cancel these runs; those that are not active stay as they are. The threads' status is the caller's to change."""
     verbs = statements("runs")
     params = {"run_ids": list(run_ids), "action": action}
-    over = await _ids(conn, verbs["cancel_pending"], params)
-    stopping = await _ids(conn, verbs["request_cancel"], params)
+    ended = await (await conn.execute(verbs["cancel_pending"], params)).fetchall()
+    over = [row["run_id"] for row in ended]
+    stopping = await (await conn.execute(verbs["request_cancel"], params)).fetchall()
+    for row in ended:
+        if row["webhook"] is not None:
+            await webhooks.post(conn, row["run_id"], None)
     if over:
         await conn.execute(verbs["release_answers"], {"run_ids": over, "still_asked": None})
     if over and action == "rollback":
         await conn.execute(verbs["erase"], {"run_ids": over})
-    return Cancelled(over, stopping)
+    return Cancelled(over, [row["run_id"] for row in stopping])
 
 
 async def cancel(conn: Connection, active: Sequence[DictRow], action: CancelAction) -> Cancelled:
@@ -97,8 +102,3 @@ async def rest(
         "event_seq": event_seq,
     }
     await conn.execute(statements("threads")["rest"], params)
-
-
-async def _ids(conn: Connection, verb: str, params: Mapping[str, object]) -> list[UUID]:
-    rows = await (await conn.execute(verb, params)).fetchall()
-    return [row["run_id"] for row in rows]

@@ -16,7 +16,7 @@ from psycopg import IntegrityError
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from holdfast.db import cancelling, threads
+from holdfast.db import cancelling, threads, webhooks
 from holdfast.db.cancelling import CancelAction, Cancelled
 from holdfast.db.checkpoints import SAVE_RETRY_SECONDS, Fence
 from holdfast.db.pool import Connection, Database
@@ -49,6 +49,7 @@ class Claimed:
     cancel: CancelAction | None
     event_seq: int
     claimed_at: float
+    webhook: str | None = None
     created_at: Any = None
 
     @property
@@ -68,7 +69,10 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class RunEnd:
-    """How a claimed run ends. `outcome` is None where the thread's state is not to be touched."""
+    """How a claimed run ends. `outcome` is None where the thread's state is not to be touched.
+
+    `values` is the result as JSON, for the run's webhook.
+    """
 
     status: RunStatus
     outcome: threads.Outcome | None
@@ -76,6 +80,7 @@ class RunEnd:
     block: Block | None = None
     event_seq: int = 0
     rollback: bool = False
+    values: bytes | None = None
 
 
 class Runs:
@@ -286,6 +291,8 @@ class Runs:
                 if await self._one(conn, "ended_by", mine) is not None:
                     return
                 raise FenceLost(f"run {run.run_id}: finish refused")
+            if run.webhook is not None:
+                await webhooks.post(conn, run.run_id, end.values)
             if end.block is not None:
                 await self._append_last(conn, run, end.block)
             if end.rollback:

@@ -92,7 +92,6 @@ class RunCreate(BaseModel):
     stream_mode: Annotated[list[str], BeforeValidator(_listed)] = Field(default_factory=lambda: ["values"])
     stream_subgraphs: bool = False
     stream_resumable: bool = False
-    webhook: str | None = None
     feedback_keys: list[str] | None = None
     multitask_strategy: Strategy = "enqueue"
     if_thread_status: Annotated[list[ThreadStatus], BeforeValidator(_listed), Field(min_length=1)] | None = None
@@ -102,6 +101,7 @@ class RunCreate(BaseModel):
     checkpoint_during: bool | None = None
     on_disconnect: Literal["cancel", "continue"] = "continue"
     on_completion: Literal["delete", "keep"] = "delete"
+    webhook: str | None = None
 
     @field_validator("config", "metadata", "multitask_strategy", "on_disconnect", "if_not_exists", mode="before")
     @classmethod

@@ -44,6 +44,7 @@ from holdfast.wire.runs import RunKwargs
 from holdfast.worker.graphs import Graph, Graphs
 from holdfast.worker.journal import Journal
 from holdfast.worker.outcome import finished_outcome, outcome_of, pending_ids, result_json
+from holdfast.worker.webhooks import Courier
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class Workshop:
     store: BaseStore
     crash_budget: int
     run_timeout: float
+    courier: Courier | None = None
 
 
 class LateAnswer(HoldfastError):
@@ -109,6 +111,7 @@ class Execution:
             if end is not None:
                 end = await self._recorded(end)
                 over = True
+                self._tell()
                 result = _result(end)
         except FenceLost:
             logger.warning("run %s belongs to a newer claim; this attempt ends", self.claim.run_id)
@@ -185,7 +188,12 @@ class Execution:
         self, status: RunStatus, outcome: Outcome | None, error: Mapping[str, str] | None
     ) -> RunEnd:
         block = await self._journal.close()
-        return RunEnd(status, outcome, error, block, self._journal.last_seq)
+        values = result_json(outcome, None) if outcome is not None and self.claim.webhook is not None else None
+        return RunEnd(status, outcome, error, block, self._journal.last_seq, values=values)
+
+    def _tell(self) -> None:
+        if self.claim.webhook is not None and self._shop.courier is not None:
+            self._shop.courier.wake()
 
     async def _hand_back(self) -> None:
         block = await self._journal.close()

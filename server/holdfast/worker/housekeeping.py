@@ -1,6 +1,4 @@
-"""The slow rounds: event blocks and idempotency keys expire, deleted threads go, claims without an execution return to
-the queue.
-"""
+"""The slow rounds: events, idempotency keys and settled webhooks expire, deleted threads go, lost claims return."""
 
 from __future__ import annotations
 
@@ -10,6 +8,7 @@ import logging
 from holdfast.db.events import EventLog
 from holdfast.db.idempotency import IdempotencyKeys
 from holdfast.db.threads import Threads
+from holdfast.db.webhooks import Deliveries
 from holdfast.errors import DatabaseError
 from holdfast.worker.loop import Worker
 
@@ -20,9 +19,18 @@ BATCH = 500
 DELETED_GRACE_SECONDS = 120.0
 """A stateless run's thread is kept this long for clients that still wait for its result."""
 
+SETTLED_KEEP_SECONDS = 7 * 86_400.0
+"""How long delivered and given up webhooks can be looked at."""
+
 
 async def keep_house(
-    worker: Worker, threads: Threads, events: EventLog, keys: IdempotencyKeys, *, event_ttl: float
+    worker: Worker,
+    threads: Threads,
+    events: EventLog,
+    keys: IdempotencyKeys,
+    deliveries: Deliveries,
+    *,
+    event_ttl: float,
 ) -> None:
     """Go round until cancelled."""
     while True:
@@ -30,6 +38,8 @@ async def keep_house(
             await worker.reconcile()
             await worker.adopt_orphans()
             while await threads.sweep(grace=DELETED_GRACE_SECONDS, batch=BATCH) == BATCH:
+                continue
+            while await deliveries.sweep(keep=SETTLED_KEEP_SECONDS, batch=BATCH) == BATCH:
                 continue
             while await events.expire(ttl=event_ttl, batch=BATCH) == BATCH:
                 continue

@@ -9,12 +9,12 @@ ORDER BY seq
 -- name: insert
 INSERT INTO holdfast.runs (
     run_id, thread_id, owner, assistant_id, graph_id, status, metadata, kwargs, multitask_strategy,
-    resumable, logged, ephemeral, available_at, created_at, updated_at)
+    resumable, logged, ephemeral, available_at, created_at, updated_at, webhook)
 VALUES (
     %(run_id)s, %(thread_id)s, %(owner)s, %(assistant_id)s, %(graph_id)s, 'pending', %(metadata)s, %(kwargs)s,
     %(multitask_strategy)s, %(resumable)s, %(logged)s, %(ephemeral)s,
     holdfast.now() + make_interval(secs => %(after_seconds)s),
-    holdfast.now() + make_interval(secs => %(after_seconds)s), holdfast.now())
+    holdfast.now() + make_interval(secs => %(after_seconds)s), holdfast.now(), %(webhook)s)
 ON CONFLICT (run_id) DO NOTHING
 
 -- name: bind_answers
@@ -54,6 +54,7 @@ WITH next AS (
         worker_id = %(worker_id)s,
         fencing_token = nextval('holdfast.fencing_token'),
         attempt = attempt + 1,
+        started_at = coalesce(started_at, holdfast.now()),
         updated_at = holdfast.now()
     FROM next
     WHERE r.run_id = next.run_id AND r.status = 'pending'
@@ -62,6 +63,7 @@ WITH next AS (
 SELECT claimed.run_id, claimed.thread_id, claimed.owner, claimed.assistant_id, claimed.graph_id, claimed.metadata,
        claimed.kwargs, claimed.resumable, claimed.logged, claimed.ephemeral, claimed.attempt,
        claimed.crashes, claimed.command_saved, claimed.fencing_token, claimed.cancel, claimed.created_at,
+       claimed.webhook,
        greatest(t.event_seq, (
            SELECT b.last_seq FROM holdfast.event_blocks b
            WHERE b.thread_id = t.thread_id
@@ -122,7 +124,7 @@ RETURNING run_id
 UPDATE holdfast.runs
 SET status = 'interrupted', cancel = %(action)s, updated_at = holdfast.now()
 WHERE run_id = ANY(%(run_ids)s::uuid[]) AND status = 'pending' AND attempt = 0
-RETURNING run_id
+RETURNING run_id, webhook
 
 -- name: request_cancel
 UPDATE holdfast.runs

@@ -72,10 +72,15 @@ WHERE thread_id = %(thread_id)s AND %%SEES(t)%% AND deleted_at IS NULL
 RETURNING thread_id
 
 -- name: delete
-UPDATE holdfast.threads t
-SET deleted_at = holdfast.now()
-WHERE thread_id = %(thread_id)s AND %%SEES(t)%% AND deleted_at IS NULL
-RETURNING thread_id
+WITH gone AS (
+    UPDATE holdfast.threads t
+    SET deleted_at = holdfast.now()
+    WHERE thread_id = %(thread_id)s AND %%SEES(t)%% AND deleted_at IS NULL
+    RETURNING thread_id
+), crons AS (
+    DELETE FROM holdfast.crons c USING gone WHERE c.thread_id = gone.thread_id
+)
+SELECT thread_id FROM gone
 
 -- name: hide
 -- What a run does to the thread of its own when it ends: no caller is asked.
