@@ -23,7 +23,6 @@ from typing import Any, Literal
 
 import uuid_utils.compat as uuids
 import uvicorn
-from langgraph.store.postgres.aio import AsyncPostgresStore
 
 from holdfast.api.application import create_app
 from holdfast.api.auth import KeyGate
@@ -38,17 +37,22 @@ from holdfast.db.liveness import Liveness, Reports
 from holdfast.db.migrate import migrate
 from holdfast.db.pool import Database
 from holdfast.db.runs import Runs
+from holdfast.db.store import PooledStore
 from holdfast.db.threads import Threads
+from holdfast.db.trees import Stores
 from holdfast.errors import SettingsError
-from holdfast.project import load_project
+from holdfast.project import Project, load_project
+from holdfast.rules.caller import LOCAL
+from holdfast.sections import StoreTtl
 from holdfast.settings import Settings
 from holdfast.wire import sse
 from holdfast.worker.catalog import GraphCatalog
 from holdfast.worker.execute import Workshop
 from holdfast.worker.graphs import Graphs
-from holdfast.worker.housekeeping import keep_house
+from holdfast.worker.housekeeping import keep_house, sweep_store
 from holdfast.worker.loop import Worker
 from holdfast.worker.states import States
+from holdfast.worker.stores import opened_store
 
 logger = logging.getLogger(__name__)
 
@@ -106,8 +110,9 @@ async def _assembled(settings: Settings, part: Part) -> AsyncIterator[tuple[Runn
         failed = asyncio.Event()
         tasks = _Tasks(failed)
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(settings.slots + 8, "holdfast-sync"))
+        _check_owners(project, settings)
         graphs, (url, listen_url) = await asyncio.gather(Graphs.load(project), _database_url(settings, stack, tasks))
-        await migrate(listen_url or url)
+        await migrate(listen_url or url, vector_dims=project.vector_dims)
         database = Database(url, size=settings.pool_size, transaction_pooler=settings.pooler == "transaction")
         await database.open()
         stack.push_async_callback(database.close)
@@ -115,18 +120,22 @@ async def _assembled(settings: Settings, part: Part) -> AsyncIterator[tuple[Runn
         stack.push_async_callback(bell.close)
         runs, threads, keys = Runs(database), Threads(database), IdempotencyKeys(database)
         events = EventLog(database, runs, bell, sse.split)
-        store = await stack.enter_async_context(AsyncPostgresStore(database.pool))
+        store = await stack.enter_async_context(opened_store(project, graphs, database))
+        stores = Stores(store, shared=project.sections.auth.path is not None)
         assistants = Assistants(database, graphs.ids())
         for graph_id in graphs.ids():
             await assistants.put_system(graph_id, graphs.name(graph_id), graphs.description(graph_id))
         worker = None
         if part != "api":
             shop = Workshop(
-                database, runs, events, bell, graphs, store, settings.crash_budget, settings.run_timeout_seconds
+                database, runs, events, bell, graphs, stores, settings.crash_budget, settings.run_timeout_seconds
             )
             worker = Worker(uuids.uuid7(), shop, slots=settings.slots)
             await _start_worker(worker, settings, listen_url or url, listen_url is not None, stack, tasks)
             tasks.start("housekeeping", keep_house(worker, threads, events, keys, event_ttl=settings.event_ttl_seconds))
+            if isinstance(store, PooledStore):
+                every = (project.sections.store.ttl or StoreTtl()).sweep_interval_minutes * 60
+                tasks.start("store-sweep", sweep_store(store, every=every))
         tasks.start("bell", bell.listen(), may_end=True)
         stack.push_async_callback(tasks.stop)
         services = Services(
@@ -140,12 +149,19 @@ async def _assembled(settings: Settings, part: Part) -> AsyncIterator[tuple[Runn
             runs=runs,
             events=events,
             bell=bell,
-            states=States(database, threads, graphs, store),
+            states=States(database, threads, graphs, stores),
+            stores=stores,
             catalog=GraphCatalog(graphs),
             dispatcher=worker or Idle(),
             gate=KeyGate(settings.api_keys),
         )
         yield Running(services, worker, failed), url
+
+
+def _check_owners(project: Project, settings: Settings) -> None:
+    """The local owner is given a store of the project's own as it is, other owners' trees included (ADR 5)."""
+    if project.sections.store.path and LOCAL.owner in settings.api_keys.values():
+        raise SettingsError(f"HOLDFAST_API_KEYS: beside store.path no key may be named {LOCAL.owner!r}")
 
 
 async def _start_worker(

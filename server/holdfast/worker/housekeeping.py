@@ -1,5 +1,5 @@
-"""The slow rounds: event blocks and idempotency keys expire, deleted threads go, claims without an execution return to
-the queue.
+"""The slow rounds: event blocks, idempotency keys and the store's items expire, deleted threads go, claims without an
+execution return to the queue.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import logging
 
 from holdfast.db.events import EventLog
 from holdfast.db.idempotency import IdempotencyKeys
+from holdfast.db.store import PooledStore
 from holdfast.db.threads import Threads
 from holdfast.errors import DatabaseError
 from holdfast.worker.loop import Worker
@@ -38,3 +39,14 @@ async def keep_house(
         except DatabaseError as error:
             logger.warning("housekeeping postponed: %s", error)
         await asyncio.sleep(ROUND_SECONDS)
+
+
+async def sweep_store(store: PooledStore, *, every: float) -> None:
+    """Remove the store's expired items every so many seconds, until cancelled. Nobody sees them before either."""
+    while True:
+        try:
+            while await store.sweep(batch=BATCH) == BATCH:
+                continue
+        except DatabaseError as error:
+            logger.warning("the store is swept later: %s", error)
+        await asyncio.sleep(every)
