@@ -25,7 +25,6 @@ from typing import Any, Literal
 
 import uuid_utils.compat as uuids
 import uvicorn
-from langgraph.store.postgres.aio import AsyncPostgresStore
 
 from holdfast.api.application import create_app
 from holdfast.api.auth import KeyGate
@@ -42,11 +41,15 @@ from holdfast.db.liveness import Liveness, Reports
 from holdfast.db.migrate import migrate
 from holdfast.db.pool import Database
 from holdfast.db.runs import Runs
+from holdfast.db.store import PooledStore
 from holdfast.db.threads import Threads
+from holdfast.db.trees import Stores
 from holdfast.db.webhooks import Deliveries
 from holdfast.errors import SettingsError
 from holdfast.project import Project, load_project
+from holdfast.rules.caller import LOCAL
 from holdfast.rules.webhook import UrlPolicy
+from holdfast.sections import StoreTtl
 from holdfast.settings import Settings
 from holdfast.wire import sse
 from holdfast.wire.webhooks import custom_headers
@@ -54,9 +57,10 @@ from holdfast.worker.catalog import GraphCatalog
 from holdfast.worker.crons import keep_time
 from holdfast.worker.execute import Workshop
 from holdfast.worker.graphs import Graphs
-from holdfast.worker.housekeeping import keep_house
+from holdfast.worker.housekeeping import keep_house, sweep_store
 from holdfast.worker.loop import Worker
 from holdfast.worker.states import States
+from holdfast.worker.stores import opened_store
 from holdfast.worker.webhooks import Courier, Post
 
 logger = logging.getLogger(__name__)
@@ -116,8 +120,9 @@ async def _assembled(settings: Settings, part: Part, own_url: str) -> AsyncItera
         failed = asyncio.Event()
         tasks = _Tasks(failed)
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(settings.slots + 8, "holdfast-sync"))
+        _check_owners(project, settings)
         graphs, (url, listen_url) = await asyncio.gather(Graphs.load(project), _database_url(settings, stack, tasks))
-        await migrate(listen_url or url)
+        await migrate(listen_url or url, vector_dims=project.vector_dims)
         database = Database(url, size=settings.pool_size, transaction_pooler=settings.pooler == "transaction")
         await database.open()
         stack.push_async_callback(database.close)
@@ -126,7 +131,8 @@ async def _assembled(settings: Settings, part: Part, own_url: str) -> AsyncItera
         runs, threads, keys = Runs(database), Threads(database), IdempotencyKeys(database)
         events = EventLog(database, runs, bell, sse.split)
         crons, deliveries = Crons(database), Deliveries(database)
-        store = await stack.enter_async_context(AsyncPostgresStore(database.pool))
+        store = await stack.enter_async_context(opened_store(project, graphs, database))
+        stores = Stores(store, shared=project.sections.auth.path is not None)
         assistants = Assistants(database, graphs.ids())
         for graph_id in graphs.ids():
             await assistants.put_system(graph_id, graphs.name(graph_id), graphs.description(graph_id))
@@ -140,7 +146,7 @@ async def _assembled(settings: Settings, part: Part, own_url: str) -> AsyncItera
                 events,
                 bell,
                 graphs,
-                store,
+                stores,
                 settings.crash_budget,
                 settings.run_timeout_seconds,
                 courier,
@@ -151,6 +157,9 @@ async def _assembled(settings: Settings, part: Part, own_url: str) -> AsyncItera
             tasks.start("housekeeping", house)
             if courier is not None:
                 tasks.start("webhooks", courier.run())
+            if isinstance(store, PooledStore):
+                every = (project.sections.store.ttl or StoreTtl()).sweep_interval_minutes * 60
+                tasks.start("store-sweep", sweep_store(store, every=every))
         tasks.start("bell", bell.listen(), may_end=True)
         stack.push_async_callback(tasks.stop)
         services = Services(
@@ -164,7 +173,8 @@ async def _assembled(settings: Settings, part: Part, own_url: str) -> AsyncItera
             runs=runs,
             events=events,
             bell=bell,
-            states=States(database, threads, graphs, store),
+            states=States(database, threads, graphs, stores),
+            stores=stores,
             catalog=GraphCatalog(graphs),
             dispatcher=worker or Idle(),
             gate=KeyGate(settings.api_keys),
@@ -185,6 +195,12 @@ def _post(settings: Settings, project: Project, own_url: str) -> Post | None:
     given = {name: getattr(section.url, name) for name in type(section.url).model_fields}
     policy = UrlPolicy(**given, own_url=own_url)
     return Post(policy, headers, settings.webhook_secrets, section.allowed_fields)
+
+
+def _check_owners(project: Project, settings: Settings) -> None:
+    """The local owner is given a store of the project's own as it is, other owners' trees included (ADR 5)."""
+    if project.sections.store.path and LOCAL.owner in settings.api_keys.values():
+        raise SettingsError(f"HOLDFAST_API_KEYS: beside store.path no key may be named {LOCAL.owner!r}")
 
 
 async def _start_worker(

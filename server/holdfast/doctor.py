@@ -18,12 +18,13 @@ OLDEST_POSTGRES = 140000
 
 async def migrated(settings: Settings, *, check_only: bool) -> int:
     """Migrate; with `check_only` say what is pending. Returns the exit status."""
+    dims = _vector_dims(settings)
     async with _database(settings) as url:
         if not check_only:
-            applied = await migrate(url)
+            applied = await migrate(url, vector_dims=dims)
             _say(f"applied: {', '.join(applied)}" if applied else "nothing to apply")
             return 0
-        missing = await pending(url)
+        missing = await pending(url, vector_dims=dims)
     _say(f"pending: {', '.join(missing)}" if missing else "the database is up to date")
     return 1 if missing else 0
 
@@ -74,8 +75,13 @@ async def _examine_database(settings: Settings) -> AsyncIterator[str]:
         yield f"Postgres {row['version'] // 10000} answers"
         if row["durable"] == "off":
             raise HoldfastError("synchronous_commit is off: a crash of Postgres loses acknowledged runs")
-        missing = await pending(url)
+        missing = await pending(url, vector_dims=_vector_dims(settings))
         yield f"migrations pending (serve applies them): {', '.join(missing)}" if missing else "schema is up to date"
+
+
+def _vector_dims(settings: Settings) -> int | None:
+    """What the project's store needs; a database may be prepared without a project at hand."""
+    return load_project(settings.config).vector_dims if settings.config.is_file() else None
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@
     │   └── Unsaveable              Postgres refuses the value itself; retrying cannot help
     ├── FenceLost               a newer claim owns the run: stop, write nothing more
     ├── UnserializableValue     a value that JSON cannot carry
+    ├── EmbeddingFailed         the model behind the store's search by meaning did not answer as it should
     └── Refusal                 the caller asked for something that is answered with an error
         ├── Invalid                 422 malformed or contradictory request
         ├── BadRequest              400 well formed, but makes no sense here
@@ -64,6 +65,10 @@ class FenceLost(HoldfastError):
 
 class UnserializableValue(HoldfastError):
     """A value that cannot be carried as JSON."""
+
+
+class EmbeddingFailed(HoldfastError):
+    """No vectors, or not such vectors as the store was set up for."""
 
 
 class Refusal(HoldfastError):

@@ -96,6 +96,12 @@ class Project:
     warnings: tuple[str, ...]
     sections: Sections = field(default_factory=Sections)
 
+    @property
+    def vector_dims(self) -> int | None:
+        """The size of the store's vectors, if items are to be found by meaning in Holdfast's own store."""
+        store = self.sections.store
+        return store.index.dims if store.index and not store.path else None
+
     def local_dependencies(self) -> tuple[Path, ...]:
         """The directories among the dependencies; the others are packages to install."""
         return tuple((self.root / text).resolve() for text in self.dependencies if _is_local(text))
@@ -198,6 +204,13 @@ class _Reader:
             )
             raise self._error(problems) from None
         self._warnings.extend(f"{self._path}: unknown key {key!r}" for key in sections.unknown_keys())
+        if sections.store.path is not None:
+            self._check_target("store.path", sections.store.path)
+            self._warnings.extend(
+                f"{self._path}: 'store.{key}' has no effect: the store of 'store.path' has its own"
+                for key in ("index", "ttl")
+                if getattr(sections.store, key) is not None
+            )
         return sections
 
     def _note_unknown_keys(self, document: dict[str, Any]) -> None:
@@ -230,18 +243,16 @@ class _Reader:
             raise self._error(f"graph {graph_id!r} must be a string or an object with a string 'path'")
         if description is not None and not isinstance(description, str):
             raise self._error(f"graph {graph_id!r}: 'description' must be a string, not {_kind(description)}")
-        self._check_target(graph_id, target)
+        self._check_target(f"graph {graph_id!r}", target)
         return GraphSpec(graph_id=graph_id, target=target, description=description)
 
-    def _check_target(self, graph_id: str, target: str) -> None:
+    def _check_target(self, what: str, target: str) -> None:
         source, _, attribute = target.rpartition(":")
         if Path(source).suffix in _OTHER_LANGUAGES:
-            raise self._error(f"graph {graph_id!r} is {target!r}: only Python graphs can be served")
+            raise self._error(f"{what} is {target!r}: only Python graphs can be served")
         named = Path(source).suffix == ".py" if _is_path(source) else _is_dotted_name(source)
         if not (named and attribute.isidentifier()):
-            raise self._error(
-                f"graph {graph_id!r} is {target!r}: expected 'path/to/file.py:object' or 'package.module:object'"
-            )
+            raise self._error(f"{what} is {target!r}: expected 'path/to/file.py:object' or 'package.module:object'")
 
     def _dependencies(self, document: dict[str, Any]) -> tuple[str, ...]:
         dependencies = document.get("dependencies")

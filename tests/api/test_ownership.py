@@ -17,7 +17,7 @@ from langgraph_sdk import get_client
 from langgraph_sdk.errors import AuthenticationError, NotFoundError
 from starlette.routing import BaseRoute
 
-from holdfast.api import assistants, crons, runs, stateless, threads
+from holdfast.api import assistants, crons, runs, stateless, store, threads
 from holdfast.api.application import create_app
 from holdfast.api.deps import Permission, Services
 from tests.conftest import PROJECT
@@ -383,7 +383,7 @@ def asks_who(dependant: Dependant) -> bool:
 def test_no_route_but_the_systems_works_without_knowing_the_caller() -> None:
     app = create_app(cast("Services", None))
     found = list(leaves(app.routes))
-    for router in (assistants.router, threads.router, crons.router, runs.router, stateless.router):
+    for router in (assistants.router, threads.router, crons.router, runs.router, stateless.router, store.router):
         mine = [route for route in found if str(getattr(route, "path", "")).startswith(router.prefix)]
         assert len(mine) >= len(router.routes)
     open_paths = {

@@ -151,6 +151,7 @@ def emptied(conn: Connection[Any]) -> None:
         "holdfast.idempotency_keys",
         "holdfast.workers",
         "holdfast.assistants",
+        "store",
         *CHECKPOINT_TABLES,
     ):
         conn.execute(f"DELETE FROM {table}")

@@ -7,7 +7,7 @@ The API room imports neither the worker nor its graphs; what it needs of them is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol, TypeVar
 from uuid import UUID
@@ -26,6 +26,7 @@ from holdfast.db.idempotency import IdempotencyKeys
 from holdfast.db.pool import Database
 from holdfast.db.runs import Claimed, Runs
 from holdfast.db.threads import Threads
+from holdfast.db.trees import Stores
 from holdfast.errors import Forbidden, Invalid, TooLarge
 from holdfast.rules.caller import Caller
 from holdfast.rules.webhook import UrlPolicy
@@ -123,6 +124,7 @@ class Services:
     bell: Bell
     states: StateReader
     catalog: Catalog
+    stores: Stores
     dispatcher: Dispatcher
     gate: Gate
     webhooks: UrlPolicy | None
@@ -139,18 +141,31 @@ def services(request: Request) -> Services:
 With = Annotated[Services, Depends(services)]
 
 
+Asked = dict[str, Any] | list[dict[str, Any]]
+"""What a request is about; of a batch, each of its parts."""
+
+
+async def _asked(request: Request) -> Asked:
+    """The body, and the ids in the path."""
+    body = await read_json(request) if request.method in ("POST", "PUT", "PATCH") else {}
+    if isinstance(body, list) and body and all(isinstance(part, dict) for part in body):
+        return body
+    return {**(body if isinstance(body, dict) else {}), **request.path_params}
+
+
 @dataclass(frozen=True, slots=True)
 class Permission:
-    """The caller of a route, who may do this to this resource."""
+    """The caller of a route, who may do this to this resource; `about` says what a request asks for."""
 
     resource: Resource
     action: Action
+    about: Callable[[Request], Awaitable[Asked]] = _asked
 
     async def __call__(self, request: Request, with_: With) -> Caller:
         caller = await with_.gate.admit(request)
         if not with_.gate.asks:
             return caller
-        asked = await _asked(request)
+        asked = await self.about(request)
         request.state.body = asked
         parts = asked if isinstance(asked, list) else [asked]
         allowed = [await with_.gate.allow(caller, self.resource, self.action, part) for part in parts]
@@ -159,17 +174,9 @@ class Permission:
         return allowed[0]
 
 
-def may(resource: Resource, action: Action) -> Any:
+def may(resource: Resource, action: Action, about: Callable[[Request], Awaitable[Asked]] = _asked) -> Any:
     """The annotation of a route's caller: `who: Annotated[Caller, may("threads", "read")]`."""
-    return Depends(Permission(resource, action))
-
-
-async def _asked(request: Request) -> dict[str, Any] | list[dict[str, Any]]:
-    """What a request is about: its body, and the ids in its path; of a batch, each of its bodies."""
-    body = await read_json(request) if request.method in ("POST", "PUT", "PATCH") else {}
-    if isinstance(body, list) and body and all(isinstance(part, dict) for part in body):
-        return body
-    return {**(body if isinstance(body, dict) else {}), **request.path_params}
+    return Depends(Permission(resource, action, about))
 
 
 async def read(request: Request, model: type[Body]) -> Body:
@@ -179,7 +186,15 @@ async def read(request: Request, model: type[Body]) -> Body:
         TooLarge: over the configured limit.
         Invalid: no JSON object (unless the model is a `RootModel`), or not of this shape.
     """
-    value = await read_json(request)
+    return shaped(await read_json(request), model)
+
+
+def shaped(value: Any, model: type[Body]) -> Body:
+    """A value as `model`.
+
+    Raises:
+        Invalid: no JSON object (unless the model is a `RootModel`), or not of this shape.
+    """
     if not isinstance(value, dict) and not issubclass(model, RootModel):
         raise Invalid("The request body must be a JSON object")
     try:
@@ -192,7 +207,7 @@ async def read(request: Request, model: type[Body]) -> Body:
 
 async def read_json(request: Request) -> Any:
     """The body as JSON; once the gate has seen it, as the gate left it."""
-    if (seen := getattr(request.state, "body", None)) is not None:
+    if (seen := left_by_gate(request)) is not None:
         return seen
     limit = services(request).settings.max_body_bytes
     received = bytearray()
@@ -204,6 +219,12 @@ async def read_json(request: Request) -> Any:
         return codec.loads_request(bytes(received))
     except ValueError as error:
         raise Invalid(str(error)) from None
+
+
+def left_by_gate(request: Request) -> Asked | None:
+    """What the request asks for, if the gate has seen it: an authorization handler may have changed it."""
+    left: Asked | None = getattr(request.state, "body", None)
+    return left
 
 
 def uuid_of(value: str, what: str) -> UUID:

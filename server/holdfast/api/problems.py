@@ -12,7 +12,16 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from holdfast.api.responses import Json
-from holdfast.errors import BadRequest, DatabaseUnavailable, HoldfastError, Invalid, Refusal, UnknownGraph, Unsaveable
+from holdfast.errors import (
+    BadRequest,
+    DatabaseUnavailable,
+    EmbeddingFailed,
+    HoldfastError,
+    Invalid,
+    Refusal,
+    UnknownGraph,
+    Unsaveable,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +34,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(UnknownGraph, _unknown_graph)
     app.add_exception_handler(DatabaseUnavailable, _unavailable)
     app.add_exception_handler(Unsaveable, _unsaveable)
+    app.add_exception_handler(EmbeddingFailed, _no_embedding)
     app.add_exception_handler(HoldfastError, _unexpected)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
@@ -68,6 +78,11 @@ async def _unavailable(_: Request, error: Exception) -> Response:
 
 async def _unsaveable(_: Request, error: Exception) -> Response:
     return detail(Invalid.status, f"The database cannot hold this value: {error}")
+
+
+async def _no_embedding(_: Request, error: Exception) -> Response:
+    logger.error("answered 502: %s", error, exc_info=error.__cause__)
+    return detail(502, f"Nothing was stored or searched: {error}")
 
 
 async def _invalid(_: Request, error: Exception) -> Response:

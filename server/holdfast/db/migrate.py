@@ -23,6 +23,7 @@ from langgraph.store.postgres.aio import AsyncPostgresStore
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow, dict_row
 
+from holdfast.db import vectors
 from holdfast.db.pool import translated
 from holdfast.errors import DatabaseError
 
@@ -56,11 +57,15 @@ def schema() -> str:
     return _directory().joinpath("schema.sql").read_text("utf-8")
 
 
-async def migrate(url: str) -> list[str]:
+async def migrate(url: str, *, vector_dims: int | None = None) -> list[str]:
     """Bring the database up to date; returns the names of what was applied. Safe from any number of processes.
 
+    Args:
+        vector_dims: the size of the store's vectors, where items are to be found by meaning.
+
     Raises:
-        DatabaseError: a statement failed; what came before it stays applied and recorded.
+        DatabaseError: a statement failed, what came before it stays applied and recorded; or there is no place for
+            vectors of this size.
     """
     with translated():
         async with _alone(url), await _connect(url) as conn:
@@ -68,10 +73,12 @@ async def migrate(url: str) -> list[str]:
             await AsyncPostgresSaver(conn).setup()
             async with AsyncPostgresStore(conn) as store:
                 await store.setup()
+            if vector_dims is not None:
+                await vectors.prepare(conn, vector_dims)
     return applied
 
 
-async def pending(url: str) -> list[str]:
+async def pending(url: str, *, vector_dims: int | None = None) -> list[str]:
     """The names of what `migrate` would apply."""
     with translated():
         async with await _connect(url) as conn:
@@ -79,6 +86,8 @@ async def pending(url: str) -> list[str]:
             missing = [m.name for m in migrations() if m.version not in done]
             if not await _langgraph_is_current(conn):
                 missing.append("langgraph checkpoint and store tables")
+            if vector_dims is not None and await vectors.kept_type(conn) is None:
+                missing.append("langgraph store vectors")
     return missing
 
 

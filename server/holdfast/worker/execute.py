@@ -25,7 +25,6 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphDrained
 from langgraph.runtime import RunControl
-from langgraph.store.base import BaseStore
 from langgraph.types import StateSnapshot
 
 from holdfast.db.bell import Bell
@@ -35,6 +34,7 @@ from holdfast.db.events import EventLog
 from holdfast.db.pool import Database
 from holdfast.db.runs import Claimed, RunEnd, Runs
 from holdfast.db.threads import Outcome
+from holdfast.db.trees import Stores
 from holdfast.errors import DatabaseError, DatabaseUnavailable, FenceLost, HoldfastError, Unsaveable
 from holdfast.rules.recovery import Dispatch, Standing, recovery, still_pending
 from holdfast.rules.run import FAILED, RunStatus, StopReason
@@ -58,7 +58,7 @@ class Workshop:
     events: EventLog
     bell: Bell
     graphs: Graphs
-    store: BaseStore
+    stores: Stores
     crash_budget: int
     run_timeout: float
     courier: Courier | None = None
@@ -290,7 +290,7 @@ class Execution:
             self.claim.graph_id,
             config or self._config(),
             checkpointer=FencedSaver(self._shop.database, self.claim.fence),
-            store=self._shop.store,
+            store=self._shop.stores.of(self.claim.owner),
             context=self._kwargs.context,
         )
 

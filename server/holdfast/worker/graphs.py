@@ -90,6 +90,24 @@ class Graphs:
         """The graph ids, in the order of langgraph.json."""
         return tuple(self._graphs)
 
+    def load_object(self, what: str, target: str) -> tuple[object, str]:
+        """Another object of the project's that langgraph.json names, and its place (`file:line`) for messages.
+
+        User code may take its time at import: call it in a thread.
+
+        Raises:
+            ProjectError: it does not load; names `what`, the key of langgraph.json, and the line of the user's code.
+        """
+        spec = GraphSpec(what, target, None)
+        module = self._import(spec)
+        return self._attribute(module, spec), _place(module, spec.attribute)
+
+    def failure(self, what: str, target: str, place: str | None, error: BaseException | str) -> ProjectError:
+        """Says that what langgraph.json names under `what` cannot be used, and where to look."""
+        if isinstance(error, BaseException):
+            place, error = self._importer.failing_line(error) or place, _text(error)
+        return self._error(GraphSpec(what, target, None), place, error)
+
     def description(self, graph_id: str) -> str | None:
         """What langgraph.json says about the graph."""
         return self._loaded(graph_id).spec.description
@@ -207,7 +225,8 @@ class Graphs:
     def _error(self, spec: GraphSpec, place: str | None, text: str) -> ProjectError:
         # Without a line of the user's to show, the line to look at is the one that names the graph.
         where = place or str(self._project.config_path)
-        return ProjectError(f"graph {spec.graph_id!r} ({spec.target}) does not load: {where}: {text}")
+        what = f"graph {spec.graph_id!r}" if spec.graph_id in self._project.graphs else spec.graph_id
+        return ProjectError(f"{what} ({spec.target}) does not load: {where}: {text}")
 
 
 def _compiled(value: object) -> Graph | None:

@@ -1,4 +1,4 @@
-"""The slow rounds: events, idempotency keys and settled webhooks expire, deleted threads go, lost claims return."""
+"""The slow rounds: what has had its time goes (events, keys, webhooks, items, deleted threads), lost claims return."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 
 from holdfast.db.events import EventLog
 from holdfast.db.idempotency import IdempotencyKeys
+from holdfast.db.store import PooledStore
 from holdfast.db.threads import Threads
 from holdfast.db.webhooks import Deliveries
 from holdfast.errors import DatabaseError
@@ -48,3 +49,14 @@ async def keep_house(
         except DatabaseError as error:
             logger.warning("housekeeping postponed: %s", error)
         await asyncio.sleep(ROUND_SECONDS)
+
+
+async def sweep_store(store: PooledStore, *, every: float) -> None:
+    """Remove the store's expired items every so many seconds, until cancelled. Nobody sees them before either."""
+    while True:
+        try:
+            while await store.sweep(batch=BATCH) == BATCH:
+                continue
+        except DatabaseError as error:
+            logger.warning("the store is swept later: %s", error)
+        await asyncio.sleep(every)

@@ -12,13 +12,13 @@ from typing import Any
 from uuid import UUID
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.store.base import BaseStore
 from langgraph.types import StateSnapshot
 from langgraph_sdk.runtime import AccessContext
 
 from holdfast.db.checkpoints import Fence, FencedSaver
 from holdfast.db.pool import Database
 from holdfast.db.threads import Threads
+from holdfast.db.trees import Stores
 from holdfast.errors import BadRequest, Conflict, FenceLost, HoldfastError, UnknownGraph
 from holdfast.rules.caller import Caller
 from holdfast.wire.state import thread_state
@@ -32,11 +32,11 @@ Checkpoint = Mapping[str, Any]
 class States:
     """The states of threads, for the API."""
 
-    def __init__(self, database: Database, threads: Threads, graphs: Graphs, store: BaseStore) -> None:
+    def __init__(self, database: Database, threads: Threads, graphs: Graphs, stores: Stores) -> None:
         self._database = database
         self._threads = threads
         self._graphs = graphs
-        self._store = store
+        self._stores = stores
 
     async def get(
         self, caller: Caller, thread_id: UUID, checkpoint: Checkpoint | None = None, *, subgraphs: bool = False
@@ -48,7 +48,7 @@ class States:
         if graph_id is None:
             return thread_state(_empty(config))
         with _guarded("The thread's state cannot be read"):
-            async with self._graph(graph_id, config) as graph:
+            async with self._graph(caller, graph_id, config) as graph:
                 return thread_state(await graph.aget_state(config, subgraphs=subgraphs))
 
     async def history(
@@ -69,7 +69,7 @@ class States:
         config = _config(thread_id, checkpoint)
         earlier = _config(thread_id, {"checkpoint_id": before}) if before else None
         with _guarded("The thread's history cannot be read"):
-            async with self._graph(graph_id, config) as graph:
+            async with self._graph(caller, graph_id, config) as graph:
                 snapshots = graph.aget_state_history(
                     config, filter=dict(metadata) if metadata else None, before=earlier, limit=limit
                 )
@@ -98,17 +98,18 @@ class States:
         config = _config(thread_id, checkpoint)
         config["metadata"] = {"graph_id": graph_id, "assistant_id": standing["metadata"].get("assistant_id")}
         with _guarded("The graph refuses this update"):
-            async with self._graph(graph_id, config, Fence("edit", thread_id, token)) as graph:
+            async with self._graph(caller, graph_id, config, Fence("edit", thread_id, token)) as graph:
                 updated = await graph.aupdate_state(config, values, as_node=as_node)
                 snapshot = await graph.aget_state(_config(thread_id, None))
         await self._threads.end_edit(thread_id, token, outcome_of(snapshot))
         return dict(updated["configurable"])
 
-    def _graph(self, graph_id: str, config: RunnableConfig, fence: Fence | None = None) -> Any:
+    def _graph(self, caller: Caller, graph_id: str, config: RunnableConfig, fence: Fence | None = None) -> Any:
         saver = FencedSaver(self._database, fence)
+        store = self._stores.of(caller.owner)
         access: AccessContext = "threads.update" if fence else "threads.read"
         try:
-            return self._graphs.open(graph_id, config, checkpointer=saver, store=self._store, access=access)
+            return self._graphs.open(graph_id, config, checkpointer=saver, store=store, access=access)
         except UnknownGraph as unknown:
             raise BadRequest(str(unknown)) from unknown
 

@@ -12,6 +12,7 @@ from langchain_core.messages import AIMessage, AnyMessage
 from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
+from langgraph.runtime import Runtime
 from langgraph.types import Send, interrupt
 from typing_extensions import TypedDict
 
@@ -125,6 +126,29 @@ def _fail(state: Log) -> Log:
 
 
 failing = StateGraph(Log).add_node("fail", _fail).add_edge(START, "fail").add_edge("fail", END)
+
+
+async def _remember(state: Log, runtime: Runtime[None]) -> Log:
+    """Notes what it was told, and says what is noted by now, whoever did."""
+    for entry in state["log"]:
+        await runtime.store.aput(("notes", "by node"), str(entry), {"text": entry})
+    return {"log": [item.value["text"] for item in await runtime.store.asearch(("notes",), limit=100)]}
+
+
+def _remember_in_a_thread(state: Log, runtime: Runtime[None]) -> Log:
+    runtime.store.put(("notes", "by thread"), "last", {"text": len(state["log"])})
+    noted = runtime.store.get(("notes", "by thread"), "last")
+    return {"log": [noted.value["text"]]}
+
+
+memory = (
+    StateGraph(Log)
+    .add_node("remember", _remember)
+    .add_node("remember_in_a_thread", _remember_in_a_thread)
+    .add_edge(START, "remember")
+    .add_edge("remember", "remember_in_a_thread")
+    .add_edge("remember_in_a_thread", END)
+)
 
 
 class Text(TypedDict, total=False):

@@ -1,0 +1,116 @@
+"""The store: items that outlive their threads, in namespaces. What nodes reach as `runtime.store` is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from langgraph.store.base import NOT_PROVIDED
+
+from holdfast.api.deps import With, body_docs, left_by_gate, may, read, shaped
+from holdfast.api.responses import Json
+from holdfast.errors import BadRequest
+from holdfast.rules.caller import Caller
+from holdfast.wire.store import (
+    Asked,
+    ItemKey,
+    ItemPut,
+    ItemRead,
+    ItemSearch,
+    NamespaceSearch,
+    dotted,
+    found_view,
+    item_view,
+)
+
+router = APIRouter(prefix="/store", tags=["Store"])
+
+
+def _asking(model: type[Asked]) -> Callable[[Request], Awaitable[dict[str, Any]]]:
+    """What authorization handlers are shown, and may rewrite: the operation in their words (`namespace`, a tuple)."""
+
+    async def about(request: Request) -> dict[str, Any]:
+        asked = shaped(_query(request), model) if request.method == "GET" else await read(request, model)
+        return asked.model_dump()
+
+    return about
+
+
+MayPut = Annotated[Caller, may("store", "put", _asking(ItemPut))]
+MayGet = Annotated[Caller, may("store", "get", _asking(ItemRead))]
+MayDelete = Annotated[Caller, may("store", "delete", _asking(ItemKey))]
+MaySearch = Annotated[Caller, may("store", "search", _asking(ItemSearch))]
+MayList = Annotated[Caller, may("store", "list_namespaces", _asking(NamespaceSearch))]
+
+
+@router.put("/items", status_code=204, openapi_extra=body_docs(ItemPut), summary="Store or replace an item")
+async def put(request: Request, with_: With, who: MayPut) -> Response:
+    body = await read(request, ItemPut)
+    store = with_.stores.of(who.owner)
+    if body.ttl is not None and not store.supports_ttl:
+        raise BadRequest("The store of this project keeps items for ever: ttl is not supported")
+    ttl = NOT_PROVIDED if body.ttl is None else body.ttl
+    await store.aput(body.place, body.key, body.value, index=body.index, ttl=ttl)
+    return Response(status_code=204)
+
+
+@router.get("/items", summary="An item, or null")
+async def get(
+    request: Request,
+    with_: With,
+    who: MayGet,
+    namespace: Annotated[list[str] | None, Query(description="labels joined by dots")] = None,
+    key: Annotated[str | None, Query()] = None,
+    refresh_ttl: Annotated[bool | None, Query(description="whether this read prolongs the item's life")] = None,
+) -> Response:
+    del namespace, key, refresh_ttl
+    asked = shaped(left_by_gate(request) or _query(request), ItemRead)
+    item = await with_.stores.of(who.owner).aget(asked.place, asked.key, refresh_ttl=asked.refresh_ttl)
+    return Json(item and item_view(item))
+
+
+@router.delete("/items", status_code=204, openapi_extra=body_docs(ItemKey), summary="Delete an item, if it is there")
+async def delete(request: Request, with_: With, who: MayDelete) -> Response:
+    body = await read(request, ItemKey)
+    await with_.stores.of(who.owner).adelete(body.place, body.key)
+    return Response(status_code=204)
+
+
+@router.post("/items/search", openapi_extra=body_docs(ItemSearch), summary="Search items")
+async def search(request: Request, with_: With, who: MaySearch) -> Response:
+    body = await read(request, ItemSearch)
+    found = await with_.stores.of(who.owner).asearch(
+        body.namespace,
+        query=body.query,
+        filter=body.filter,
+        limit=body.limit,
+        offset=body.offset,
+        refresh_ttl=body.refresh_ttl,
+    )
+    return Json({"items": [found_view(item) for item in found]})
+
+
+@router.post("/namespaces", openapi_extra=body_docs(NamespaceSearch), summary="List namespaces")
+async def namespaces(request: Request, with_: With, who: MayList) -> Response:
+    body = await read(request, NamespaceSearch)
+    found = await with_.stores.of(who.owner).alist_namespaces(
+        prefix=body.namespace, suffix=body.suffix, max_depth=body.max_depth, limit=body.limit, offset=body.offset
+    )
+    return Json({"namespaces": [list(namespace) for namespace in found]})
+
+
+def _query(request: Request) -> dict[str, Any]:
+    """An item's place as a query gives it.
+
+    Raises:
+        BadRequest: it names no key.
+    """
+    query = request.query_params
+    if not query.get("key"):
+        raise BadRequest("Key is required")
+    return {
+        "namespace": dotted(query.getlist("namespace")),
+        "key": query["key"],
+        "refresh_ttl": query.get("refresh_ttl"),
+    }
