@@ -30,6 +30,7 @@ from holdfast.api.auth import KeyGate
 from holdfast.api.deps import Idle, Services
 from holdfast.db.assistants import Assistants
 from holdfast.db.bell import Bell
+from holdfast.db.copies import Copies
 from holdfast.db.embedded import EmbeddedPostgres
 from holdfast.db.events import EventLog
 from holdfast.db.liveness import Liveness, Reports
@@ -39,6 +40,8 @@ from holdfast.db.runs import Runs
 from holdfast.db.threads import Threads
 from holdfast.errors import SettingsError
 from holdfast.project import load_project
+from holdfast.rules.thread import Ttl
+from holdfast.sections import ThreadTtl
 from holdfast.settings import Settings
 from holdfast.wire import sse
 from holdfast.worker.catalog import GraphCatalog
@@ -46,6 +49,7 @@ from holdfast.worker.execute import Workshop
 from holdfast.worker.graphs import Graphs
 from holdfast.worker.housekeeping import keep_house
 from holdfast.worker.loop import Worker
+from holdfast.worker.pruning import Pruner, sweep_expired
 from holdfast.worker.states import States
 
 logger = logging.getLogger(__name__)
@@ -111,12 +115,14 @@ async def _assembled(settings: Settings, part: Part) -> AsyncIterator[tuple[Runn
         stack.push_async_callback(database.close)
         bell = Bell(database, listen_url)
         stack.push_async_callback(bell.close)
-        runs, threads = Runs(database), Threads(database)
+        ttl = project.sections.checkpointer.ttl or ThreadTtl()
+        runs, threads = Runs(database, _default_ttl(ttl)), Threads(database, _default_ttl(ttl))
         events = EventLog(database, runs, bell, sse.split)
         store = await stack.enter_async_context(AsyncPostgresStore(database.pool))
         assistants = Assistants(database, graphs.ids())
         for graph_id in graphs.ids():
             await assistants.put_system(graph_id, graphs.name(graph_id), graphs.description(graph_id))
+        pruner = Pruner(database, threads, graphs, store)
         worker = None
         if part != "api":
             shop = Workshop(
@@ -125,6 +131,8 @@ async def _assembled(settings: Settings, part: Part) -> AsyncIterator[tuple[Runn
             worker = Worker(uuids.uuid7(), shop, slots=settings.slots)
             await _start_worker(worker, settings, listen_url or url, listen_url is not None, stack, tasks)
             tasks.start("housekeeping", keep_house(worker, threads, events, event_ttl=settings.event_ttl_seconds))
+            sweep = sweep_expired(pruner, interval=ttl.sweep_interval_minutes * 60, limit=ttl.sweep_limit)
+            tasks.start("expiry", sweep)
         tasks.start("bell", bell.listen(), may_end=True)
         stack.push_async_callback(tasks.stop)
         services = Services(
@@ -132,10 +140,12 @@ async def _assembled(settings: Settings, part: Part) -> AsyncIterator[tuple[Runn
             database=database,
             assistants=assistants,
             threads=threads,
+            copies=Copies(database),
             runs=runs,
             events=events,
             bell=bell,
             states=States(database, threads, graphs, store),
+            pruner=pruner,
             catalog=GraphCatalog(graphs),
             dispatcher=worker or Idle(),
             gate=KeyGate(settings.api_keys),
@@ -165,6 +175,10 @@ async def _start_worker(
 def _from_thread(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: Any) -> None:
     if not loop.is_closed():
         loop.call_soon_threadsafe(call, *args)
+
+
+def _default_ttl(section: ThreadTtl) -> Ttl | None:
+    return Ttl(section.default_ttl, section.strategy) if section.default_ttl else None
 
 
 async def _database_url(settings: Settings, stack: AsyncExitStack, tasks: _Tasks) -> tuple[str, str | None]:

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-Minutes = Annotated[float, Field(gt=0)]
+Minutes = Annotated[float, Field(gt=0, le=52_560_000)]
+"""Up to a hundred years."""
 TtlStrategy = Literal["delete", "keep_latest"]
 
 

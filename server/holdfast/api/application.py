@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from holdfast import __version__
-from holdfast.api import assistants, problems, runs, stateless, system, threads
+from holdfast.api import assistants, problems, runs, stateless, states, system, threads
 from holdfast.api.deps import Services
 
 EXPOSED_HEADERS = ["content-location", "location", "x-pagination-next", "x-pagination-total"]
@@ -17,7 +17,7 @@ def create_app(services: Services) -> FastAPI:
     """The application over these services."""
     app = FastAPI(title="Holdfast", version=__version__, description="An open agent server for LangGraph.")
     app.state.services = services
-    for router in (system.router, assistants.router, threads.router, runs.router, stateless.router):
+    for router in (system.router, assistants.router, threads.router, states.router, runs.router, stateless.router):
         app.include_router(router)
     problems.install(app)
     app.add_middleware(

@@ -7,7 +7,7 @@ The API room imports neither the worker nor its graphs; what it needs of them is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol, TypeVar
 from uuid import UUID
@@ -19,12 +19,14 @@ from holdfast.api.auth import Action, Gate, Resource
 from holdfast.api.problems import invalid
 from holdfast.db.assistants import Assistants
 from holdfast.db.bell import Bell
+from holdfast.db.copies import Copies
 from holdfast.db.events import EventLog
 from holdfast.db.pool import Database
 from holdfast.db.runs import Claimed, Runs
 from holdfast.db.threads import Threads
 from holdfast.errors import Invalid, TooLarge
 from holdfast.rules.caller import Caller
+from holdfast.rules.thread import Strategy, Ttl
 from holdfast.settings import Settings
 from holdfast.wire import codec
 
@@ -69,6 +71,25 @@ class StateReader(Protocol):
         checkpoint: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]: ...
 
+    async def create(
+        self,
+        caller: Caller,
+        thread_id: UUID,
+        metadata: Mapping[str, Any],
+        supersteps: Sequence[Sequence[Any]],
+        *,
+        or_keep: bool,
+        ttl: Ttl | None = None,
+    ) -> None: ...
+
+    async def copy(self, caller: Caller, thread_id: UUID) -> UUID: ...
+
+
+class Pruner(Protocol):
+    """Makes threads smaller (see `worker/pruning.py`)."""
+
+    async def prune(self, caller: Caller, thread_ids: Sequence[UUID], strategy: Strategy) -> int: ...
+
 
 class Catalog(Protocol):
     """Describes the project's graphs; `configurable` is for graphs that are made for each use."""
@@ -110,10 +131,12 @@ class Services:
     database: Database
     assistants: Assistants
     threads: Threads
+    copies: Copies
     runs: Runs
     events: EventLog
     bell: Bell
     states: StateReader
+    pruner: Pruner
     catalog: Catalog
     dispatcher: Dispatcher
     gate: Gate

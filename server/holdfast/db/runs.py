@@ -26,6 +26,7 @@ from holdfast.rules.admission import Plan, Strategy, admission
 from holdfast.rules.caller import Caller
 from holdfast.rules.command import Questions, verify_binding
 from holdfast.rules.run import RunStatus
+from holdfast.rules.thread import Ttl
 
 CancelAction = Literal["interrupt", "rollback"]
 
@@ -130,8 +131,9 @@ class RunEnd:
 class Runs:
     """The repository of runs. What a client may ask takes the caller; what a worker does takes its claim."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, default_ttl: Ttl | None = None) -> None:
         self._database = database
+        self._default_ttl = default_ttl
         self._sql = statements("runs")
 
     async def admit(self, caller: Caller, new: NewRun, *, worker_id: UUID | None) -> Admitted:
@@ -337,7 +339,7 @@ class Runs:
 
     async def _locked_thread(self, conn: Connection, caller: Caller, new: NewRun) -> DictRow:
         if new.new_thread is not None:
-            await threads.create(conn, caller, new.thread_id, new.new_thread)
+            await threads.create(conn, caller, new.thread_id, new.new_thread, self._default_ttl)
         cursor = await conn.execute(*scoped(caller, statements("threads")["lock"], thread_id=new.thread_id))
         row = await cursor.fetchone()
         if row is None:
