@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 from holdfast.db.pool import Connection, Database
 from holdfast.db.scope import scoped
 from holdfast.db.sql import statements
-from holdfast.db.threadsearch import Page, ThreadFilter, counting, searching
+from holdfast.db.threadsearch import Page, ThreadFilter, counting, getting, searching
 from holdfast.db.values import Values, store
 from holdfast.errors import Conflict, Missing
 from holdfast.rules.caller import Caller
@@ -103,10 +103,11 @@ class Threads:
         Raises:
             Missing: no such thread of this caller.
         """
-        rows = await self.search(caller, ThreadFilter(ids=[thread_id]), Page(limit=1))
-        if not rows:
+        async with self._database.connection("api") as conn:
+            row = await (await conn.execute(*getting(caller, thread_id))).fetchone()
+        if row is None:
             raise missing(thread_id)
-        return rows[0]
+        return row
 
     async def result(self, caller: Caller, thread_id: UUID) -> DictRow | None:
         """What the last run left: values as JSON bytes, interrupts, error. Also of a stateless run's thread."""

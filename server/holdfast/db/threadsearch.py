@@ -56,20 +56,34 @@ class Page:
 def searching(caller: Caller, terms: ThreadFilter, page: Page) -> tuple[str, dict[str, Any]]:
     """The statement of a search, and its parameters."""
     where, params = _where(terms)
-    extracted, extract_params = _extracted(page.extract)
     direction = "DESC" if page.descending else "ASC"
-    order = ", ".join(f"{key} {direction}" for key in _ORDER[page.sort_by])
-    named = statements("threadsearch")
-    view = named["view"].replace("%%VALUES%%", named["values"]).replace("%%EXTRACTED%%", extracted)
-    query = f"{view}{where}ORDER BY {order} LIMIT %(limit)s OFFSET %(offset)s"
+    order = "ORDER BY " + ", ".join(f"{key} {direction}" for key in _ORDER[page.sort_by])
+    found = f"{where}{order} LIMIT %(limit)s OFFSET %(offset)s"
+    view, extract_params = _view(found, page.extract)
     rest = {"with_values": page.with_values, "limit": page.limit, "offset": page.offset}
-    return scoped(caller, query, **params, **extract_params, **rest)
+    return scoped(caller, view + order, **params, **extract_params, **rest)
+
+
+def getting(caller: Caller, thread_id: UUID) -> tuple[str, dict[str, Any]]:
+    """The statement that reads one thread, and its parameters."""
+    view, _ = _view(statements("threadsearch")["by_id"], {})
+    return scoped(caller, view, thread_id=thread_id, with_values=True)
 
 
 def counting(caller: Caller, terms: ThreadFilter) -> tuple[str, dict[str, Any]]:
     """The statement of a count, and its parameters."""
     where, params = _where(terms)
     return scoped(caller, statements("threadsearch")["count"] + where, **params)
+
+
+def _view(found: str, extract: Mapping[str, Path]) -> tuple[str, dict[str, Any]]:
+    named = statements("threadsearch")
+    extracted, params = _extracted(extract)
+    parts = {"%%FOUND%%": named["found"] + found, "%%VALUES%%": named["values"], "%%EXTRACTED%%": extracted}
+    view = named["view"]
+    for mark, part in parts.items():
+        view = view.replace(mark, part)
+    return view, params
 
 
 def _where(terms: ThreadFilter) -> tuple[str, dict[str, Any]]:
