@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-Minutes = Annotated[float, Field(gt=0, le=52_560_000)]
-"""Up to a hundred years."""
+from holdfast.rules.thread import MOST_MINUTES
+
+Minutes = Annotated[float, Field(gt=0, le=MOST_MINUTES)]
 TtlStrategy = Literal["delete", "keep_latest"]
 
 

@@ -19,6 +19,9 @@ class ThreadStatus(StrEnum):
     ERROR = "error"
 
 
+MOST_MINUTES = 52_560_000
+"""A hundred years: no thread lives longer than that by its time to live."""
+
 Strategy = Literal["delete", "keep_latest"]
 """What goes when a thread is pruned or expires: all of it, or all but its latest state."""
 

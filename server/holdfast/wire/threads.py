@@ -12,15 +12,13 @@ from langgraph.types import Command, StateUpdate
 from pydantic import BaseModel, Field, field_validator
 
 from holdfast.errors import Invalid
-from holdfast.rules.thread import Strategy, Ttl
+from holdfast.rules.thread import MOST_MINUTES, Strategy, Ttl
 from holdfast.wire import codec
 from holdfast.wire.runs import CommandBody, goto
 from holdfast.wire.times import time
 
 Status = Literal["idle", "busy", "interrupted", "error"]
 SortBy = Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"]
-
-
 ThreadField = Literal[
     "thread_id",
     "created_at",
@@ -47,7 +45,7 @@ _STEP = re.compile(r"\.([^.\[\]]+)|\[(-?\d+)\]")
 class TtlBody(BaseModel):
     """`ttl`: minutes after the thread's last activity, and what goes then."""
 
-    ttl: Annotated[float, Field(gt=0, le=52_560_000)]
+    ttl: Annotated[float, Field(gt=0, le=MOST_MINUTES)]
     strategy: Strategy = "delete"
 
     @property

@@ -23,7 +23,7 @@ from holdfast.db.checkpoints import FencedSaver
 from holdfast.db.pool import Database
 from holdfast.db.pruning import Pruning, Scattered, Whole
 from holdfast.db.threads import Threads
-from holdfast.errors import Conflict, DatabaseError, Missing
+from holdfast.errors import Conflict, DatabaseError, Missing, Unsaveable
 from holdfast.rules.caller import SERVER, Caller
 from holdfast.rules.thread import Strategy
 from holdfast.worker.graphs import Graph, Graphs
@@ -61,7 +61,7 @@ class Pruner:
             token = await self._threads.begin_edit(caller, thread_id)
             wholes = await self._wholes(caller, thread_id)
             await self._pruning.keep_latest(thread_id, token, wholes)
-        except (Missing, Conflict):
+        except (Missing, Conflict, Unsaveable):
             return False
         return True
 
