@@ -150,7 +150,6 @@ WRONG: dict[str, list[Any]] = {
     "graph_id": [5, {}],
     "name": [5, {}],
     "description": [5, {}],
-    "select": ["name", 5, ["nope"], [5], {}],
     "version": [None, "one", 1.5, [1], {}],
 }
 """Values that the field of this name takes nowhere."""

@@ -15,10 +15,9 @@ WHERE thread_id = ANY(%(thread_ids)s::uuid[]) AND %%SEES(t)%% AND deleted_at IS 
 RETURNING thread_id::text
 
 -- name: expire
-UPDATE holdfast.threads
-SET deleted_at = holdfast.now(), edit_token = NULL
-WHERE thread_id IN (
-    SELECT thread_id FROM holdfast.threads t
+WITH due AS (
+    SELECT thread_id
+    FROM holdfast.threads t
     WHERE ttl IS NOT NULL AND deleted_at IS NULL AND (pruned_at IS NULL OR pruned_at < updated_at)
       AND (updated_at AT TIME ZONE 'UTC') + ttl < holdfast.now() AT TIME ZONE 'UTC'
       AND ttl_strategy = 'delete' AND status <> 'busy'
@@ -26,8 +25,12 @@ WHERE thread_id IN (
                       WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running'))
     ORDER BY (updated_at AT TIME ZONE 'UTC') + ttl
     LIMIT %(limit)s
-    FOR UPDATE SKIP LOCKED)
-RETURNING thread_id
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE holdfast.threads t
+SET deleted_at = holdfast.now(), edit_token = NULL
+FROM due
+WHERE t.thread_id = due.thread_id
 
 -- name: expired_histories
 SELECT thread_id

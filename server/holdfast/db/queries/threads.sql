@@ -152,11 +152,16 @@ WHERE thread_id = %(thread_id)s AND edit_token = %(token)s
 RETURNING thread_id
 
 -- name: sweep
-DELETE FROM holdfast.threads
-WHERE thread_id IN (
-    SELECT thread_id FROM holdfast.threads
+-- A CTE, because Postgres may execute a subquery in IN more than once, and SKIP LOCKED finds other rows each time.
+WITH gone AS (
+    SELECT thread_id
+    FROM holdfast.threads
     WHERE deleted_at < holdfast.now() - make_interval(secs => %(grace)s)
     ORDER BY deleted_at
     LIMIT %(batch)s
-    FOR UPDATE SKIP LOCKED)
-RETURNING thread_id::text
+    FOR UPDATE SKIP LOCKED
+)
+DELETE FROM holdfast.threads t
+USING gone
+WHERE t.thread_id = gone.thread_id
+RETURNING t.thread_id::text
