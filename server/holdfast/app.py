@@ -33,6 +33,7 @@ from holdfast.api.deps import Idle, Services
 from holdfast.db.admission import Admissions
 from holdfast.db.assistants import Assistants
 from holdfast.db.bell import Bell
+from holdfast.db.copies import Copies
 from holdfast.db.crons import Crons
 from holdfast.db.embedded import EmbeddedPostgres
 from holdfast.db.events import EventLog
@@ -48,8 +49,9 @@ from holdfast.db.webhooks import Deliveries
 from holdfast.errors import SettingsError
 from holdfast.project import Project, load_project
 from holdfast.rules.caller import LOCAL
+from holdfast.rules.thread import Ttl
 from holdfast.rules.webhook import UrlPolicy
-from holdfast.sections import StoreTtl
+from holdfast.sections import StoreTtl, ThreadTtl
 from holdfast.settings import Settings
 from holdfast.wire import sse
 from holdfast.wire.webhooks import custom_headers
@@ -59,6 +61,7 @@ from holdfast.worker.execute import Workshop
 from holdfast.worker.graphs import Graphs
 from holdfast.worker.housekeeping import keep_house, sweep_store
 from holdfast.worker.loop import Worker
+from holdfast.worker.pruning import Pruner, sweep_expired
 from holdfast.worker.states import States
 from holdfast.worker.stores import opened_store
 from holdfast.worker.webhooks import Courier, Post
@@ -128,7 +131,8 @@ async def _assembled(settings: Settings, part: Part, own_url: str) -> AsyncItera
         stack.push_async_callback(database.close)
         bell = Bell(database, listen_url)
         stack.push_async_callback(bell.close)
-        runs, threads, keys = Runs(database), Threads(database), IdempotencyKeys(database)
+        ttl = project.sections.checkpointer.ttl or ThreadTtl()
+        runs, threads, keys = Runs(database), Threads(database, _default_ttl(ttl)), IdempotencyKeys(database)
         events = EventLog(database, runs, bell, sse.split)
         crons, deliveries = Crons(database), Deliveries(database)
         store = await stack.enter_async_context(opened_store(project, graphs, database))
@@ -136,6 +140,7 @@ async def _assembled(settings: Settings, part: Part, own_url: str) -> AsyncItera
         assistants = Assistants(database, graphs.ids())
         for graph_id in graphs.ids():
             await assistants.put_system(graph_id, graphs.name(graph_id), graphs.description(graph_id))
+        pruner = Pruner(database, threads, graphs, store)
         worker = None
         if part != "api":
             worker_id = uuids.uuid7()
@@ -160,6 +165,8 @@ async def _assembled(settings: Settings, part: Part, own_url: str) -> AsyncItera
             if isinstance(store, PooledStore):
                 every = (project.sections.store.ttl or StoreTtl()).sweep_interval_minutes * 60
                 tasks.start("store-sweep", sweep_store(store, every=every))
+            sweep = sweep_expired(pruner, interval=ttl.sweep_interval_minutes * 60, limit=ttl.sweep_limit)
+            tasks.start("expiry", sweep)
         tasks.start("bell", bell.listen(), may_end=True)
         stack.push_async_callback(tasks.stop)
         services = Services(
@@ -168,12 +175,14 @@ async def _assembled(settings: Settings, part: Part, own_url: str) -> AsyncItera
             database=database,
             assistants=assistants,
             threads=threads,
-            admissions=Admissions(database),
+            copies=Copies(database),
+            admissions=Admissions(database, _default_ttl(ttl)),
             keys=keys,
             runs=runs,
             events=events,
             bell=bell,
             states=States(database, threads, graphs, stores),
+            pruner=pruner,
             stores=stores,
             catalog=GraphCatalog(graphs),
             dispatcher=worker or Idle(),
@@ -225,6 +234,10 @@ async def _start_worker(
 def _from_thread(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: Any) -> None:
     if not loop.is_closed():
         loop.call_soon_threadsafe(call, *args)
+
+
+def _default_ttl(section: ThreadTtl) -> Ttl | None:
+    return Ttl(section.default_ttl, section.strategy) if section.default_ttl else None
 
 
 async def _database_url(settings: Settings, stack: AsyncExitStack, tasks: _Tasks) -> tuple[str, str | None]:

@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-Minutes = Annotated[float, Field(gt=0)]
+from holdfast.rules.thread import MOST_MINUTES
+
+Minutes = Annotated[float, Field(gt=0, le=MOST_MINUTES)]
 TtlStrategy = Literal["delete", "keep_latest"]
 
 

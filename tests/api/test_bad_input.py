@@ -29,6 +29,7 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/threads"): {},
     ("POST", "/threads/search"): {},
     ("POST", "/threads/count"): {},
+    ("POST", "/threads/prune"): {"thread_ids": []},
     ("PATCH", "/threads/{thread}"): {},
     ("POST", "/threads/{thread}/state"): {"values": {"log": [1]}},
     ("POST", "/threads/{thread}/state/checkpoint"): {"checkpoint": {}},
@@ -149,6 +150,12 @@ WRONG: dict[str, list[Any]] = {
     "run_ids": ["text", [5], ["nonsense"], {}, []],
     "thread_id": [5, "nonsense", {}],
     "if_exists": ["maybe", 5],
+    "ttl": ["soon", True, 0, -1, 10**30, [], {}, {"ttl": "soon"}, {"ttl": 1, "strategy": "burn"}],
+    "supersteps": ["text", 5, {}, [{}], [5], [{"updates": []}], [{"updates": [{"values": {}}]}]],
+    "select": [5, "cron_id", ["bogus"], [5], {}],
+    "extract": ["text", 5, [], {"a": 5}, {"a": "nope"}, {"a": "values["}, {"a": "values.x\x00"}],
+    "thread_ids": [None, "text", 5, {}, [5], ["nonsense"], [None]],
+    "strategy": ["maybe", 5, {}],
     "checkpoint": [5, "text", []],
     "checkpoint_id": [5, {}],
     "as_node": [5, {}],
@@ -180,7 +187,6 @@ WRONG: dict[str, list[Any]] = {
     "end_time": [5, {}, "", "soon", "9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00", True],
     "enabled": ["maybe", 5, {}],
     "on_run_completed": ["maybe", 5],
-    "select": [5, "cron_id", ["bogus"], [5], {}],
     **WRONG_IN_THE_STORE,
 }
 """Values that the field of this name takes nowhere."""
@@ -234,6 +240,9 @@ def test_an_unknown_field_is_ignored(http: httpx.Client, method: str, path: str)
         "/threads/{thread}/history?limit=many",
         "/threads/{thread}/history?limit=0",
         "/threads/{thread}/state?subgraphs=perhaps",
+        "/threads/{thread}/state?select=nope",
+        "/threads/{thread}/state/x?select=values.",
+        "/threads/{thread}/history?select=nope",
         "/assistants/steps/graph?xray=perhaps",
         "/assistants/steps/subgraphs?recurse=perhaps",
     ],
@@ -278,6 +287,8 @@ def test_any_text_may_name_a_checkpoint_or_a_namespace(http: httpx.Client, used:
     for path in (
         f"/threads/{used}/state/{text}",
         f"/threads/{used}/history?before={text}",
+        f"/threads/{used}/state?select=values.{text}",
+        f"/threads/{used}?include={text}",
         f"/threads/{used}/runs?status={text}",
         f"/assistants/nested/subgraphs/{text}",
     ):

@@ -17,7 +17,7 @@ from langgraph_sdk import get_client
 from langgraph_sdk.errors import AuthenticationError, NotFoundError
 from starlette.routing import BaseRoute
 
-from holdfast.api import assistants, crons, runs, stateless, store, threads
+from holdfast.api import assistants, crons, runs, stateless, states, store, threads
 from holdfast.api.application import create_app
 from holdfast.api.deps import Permission, Services
 from tests.conftest import PROJECT
@@ -227,6 +227,17 @@ def test_search_and_count_show_ones_own_only(ada: httpx.Client, bob: httpx.Clien
     assert bob.post("/threads/count", json={"status": "interrupted"}).json() == 0
 
 
+@pytest.mark.parametrize("strategy", ["delete", "keep_latest"])
+def test_other_peoples_threads_are_not_pruned(
+    ada: httpx.Client, bob: httpx.Client, hers: dict[str, str], strategy: str
+) -> None:
+    before = everything(ada, hers["thread_id"])
+    mine = new_thread(bob)
+    answer = bob.post("/threads/prune", json={"thread_ids": [hers["thread_id"], mine], "strategy": strategy})
+    assert answer.json() == {"pruned_count": 1}
+    assert everything(ada, hers["thread_id"]) == before
+
+
 def test_a_run_of_ones_own_under_another_persons_thread_is_404(
     ada: httpx.Client, bob: httpx.Client, hers: dict[str, str]
 ) -> None:
@@ -383,7 +394,8 @@ def asks_who(dependant: Dependant) -> bool:
 def test_no_route_but_the_systems_works_without_knowing_the_caller() -> None:
     app = create_app(cast("Services", None))
     found = list(leaves(app.routes))
-    for router in (assistants.router, threads.router, crons.router, runs.router, stateless.router, store.router):
+    routers = (assistants, threads, states, crons, runs, stateless, store)
+    for router in (room.router for room in routers):
         mine = [route for route in found if str(getattr(route, "path", "")).startswith(router.prefix)]
         assert len(mine) >= len(router.routes)
     open_paths = {

@@ -30,6 +30,7 @@ for (const sdk of SDKS) {
         graphId: "steps",
         supersteps: [
           { updates: [{ values: { count: 1 }, asNode: "__input__" }] },
+          { updates: [{ values: { count: 1 }, asNode: "__start__" }] },
           { updates: [{ values: { log: [0] }, asNode: "step" }] },
         ],
       });

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 import pytest
 from langgraph_sdk.client import LangGraphClient
@@ -12,6 +14,7 @@ from tests.support.talk import LONG, UNKNOWN_ID, get_thread, new_thread, refused
 # --- reading states ---
 
 
+@pytest.mark.requirement("threads.state_empty")
 @pytest.mark.anyio
 async def test_a_thread_without_runs_has_an_empty_state(sdk: LangGraphClient) -> None:
     thread = await sdk.threads.create()
@@ -33,6 +36,7 @@ async def test_a_thread_without_runs_has_an_empty_state(sdk: LangGraphClient) ->
     assert await sdk.threads.get_history(thread["thread_id"]) == []
 
 
+@pytest.mark.requirement("threads.state_chain")
 @pytest.mark.anyio
 async def test_a_state_says_where_it_stands_in_the_chain(sdk: LangGraphClient) -> None:
     thread = (await sdk.threads.create())["thread_id"]
@@ -49,6 +53,7 @@ async def test_a_state_says_where_it_stands_in_the_chain(sdk: LangGraphClient) -
     assert {"run_id", "assistant_id"} <= set(metadata)
 
 
+@pytest.mark.requirement("threads.state_at")
 @pytest.mark.anyio
 async def test_a_past_state_is_the_same_by_id_in_the_path_and_by_checkpoint(sdk: LangGraphClient) -> None:
     thread = (await sdk.threads.create())["thread_id"]
@@ -62,6 +67,7 @@ async def test_a_past_state_is_the_same_by_id_in_the_path_and_by_checkpoint(sdk:
     assert by_id["next"] == ["step"]
 
 
+@pytest.mark.requirement("threads.state_unknown_checkpoint")
 @pytest.mark.parametrize("checkpoint", [UNKNOWN_ID, "nonsense"])
 def test_an_unknown_checkpoint_is_an_empty_state_that_echoes_the_id(
     http: httpx.Client, thread: str, checkpoint: str
@@ -72,6 +78,7 @@ def test_an_unknown_checkpoint_is_an_empty_state_that_echoes_the_id(
     assert (answer.json()["values"], answer.json()["checkpoint_id"]) == ({}, checkpoint)
 
 
+@pytest.mark.requirement("threads.state_subgraphs")
 @pytest.mark.anyio
 async def test_a_pending_subgraph_shows_its_own_state_when_asked(sdk: LangGraphClient) -> None:
     thread = (await sdk.threads.create())["thread_id"]
@@ -103,6 +110,7 @@ def walked(http: httpx.Client) -> str:
     return thread
 
 
+@pytest.mark.requirement("threads.history")
 def test_history_is_newest_first_and_one_row_long_by_default(http: httpx.Client, walked: str) -> None:
     rows = http.get(f"/threads/{walked}/history", params={"limit": 100}).json()
     assert [row["metadata"]["step"] for row in rows] == [3, 2, 1, 0, -1]
@@ -115,6 +123,7 @@ def test_history_is_newest_first_and_one_row_long_by_default(http: httpx.Client,
     refused(http.get(f"/threads/{walked}/history", params={"limit": 1001}), 422)
 
 
+@pytest.mark.requirement("threads.history_before")
 @pytest.mark.parametrize("form", ["string", "checkpoint", "config"])
 def test_before_takes_an_id_a_checkpoint_and_a_config(http: httpx.Client, walked: str, form: str) -> None:
     rows = http.get(f"/threads/{walked}/history", params={"limit": 100}).json()
@@ -124,17 +133,20 @@ def test_before_takes_an_id_a_checkpoint_and_a_config(http: httpx.Client, walked
     assert found == rows[2:4]
 
 
+@pytest.mark.requirement("threads.history_before")
 def test_before_works_in_the_query_too(http: httpx.Client, walked: str) -> None:
     rows = http.get(f"/threads/{walked}/history", params={"limit": 100}).json()
     query = {"limit": 100, "before": rows[2]["checkpoint_id"]}
     assert http.get(f"/threads/{walked}/history", params=query).json() == rows[3:]
 
 
+@pytest.mark.requirement("threads.history_before")
 def test_before_that_is_none_of_the_three_forms_is_refused(http: httpx.Client, walked: str) -> None:
     for before in (5, [], {"configurable": 5}, {"checkpoint_id": 5}):
         refused(http.post(f"/threads/{walked}/history", json={"before": before}), 422)
 
 
+@pytest.mark.requirement("threads.history_filter")
 def test_history_filters_by_metadata_and_starts_at_a_checkpoint(http: httpx.Client, walked: str) -> None:
     rows = http.get(f"/threads/{walked}/history", params={"limit": 100}).json()
     found = http.post(f"/threads/{walked}/history", json={"limit": 100, "metadata": {"source": "input"}}).json()
@@ -143,6 +155,7 @@ def test_history_filters_by_metadata_and_starts_at_a_checkpoint(http: httpx.Clie
     assert found == rows
 
 
+@pytest.mark.requirement("threads.history_before")
 @pytest.mark.anyio
 async def test_the_sdk_reads_history_with_a_checkpoint_as_before(sdk: LangGraphClient, walked: str) -> None:
     rows = await sdk.threads.get_history(walked)
@@ -150,9 +163,62 @@ async def test_the_sdk_reads_history_with_a_checkpoint_as_before(sdk: LangGraphC
     assert await sdk.threads.get_history(walked, before=rows[1]["checkpoint"]) == rows[2:]
 
 
+@pytest.mark.requirement("threads.history_filter")
+def test_a_subgraph_has_a_history_of_its_own(http: httpx.Client, thread: str) -> None:
+    wait(http, thread, "nested_ask", input={"log": ["go"]})
+    place = http.get(f"/threads/{thread}/state").json()["tasks"][0]["checkpoint"]
+    inner = http.post(f"/threads/{thread}/history", json={"limit": 100, "checkpoint": place}).json()
+    assert {row["checkpoint"]["checkpoint_ns"] for row in inner} == {place["checkpoint_ns"]}
+    assert [row["next"] for row in inner] == [["inside"], ["__start__"]]
+    outer = http.post(f"/threads/{thread}/history", json={"limit": 100}).json()
+    assert {row["checkpoint"]["checkpoint_ns"] for row in outer} == {""}
+
+
+# --- parts of states ---
+
+
+@pytest.mark.requirement("threads.state_select")
+@pytest.mark.anyio
+async def test_select_shows_only_the_fields_that_were_asked_for(sdk: LangGraphClient, walked: str) -> None:
+    state = await sdk.threads.get_state(walked)
+    place: Any = state["checkpoint"]
+    for select in (["values"], ["next", "checkpoint"], ["tasks", "metadata", "created_at", "interrupts"]):
+        expected = {field: state[field] for field in select}  # type: ignore[literal-required]
+        assert await sdk.threads.get_state(walked, select=select) == expected
+        assert await sdk.threads.get_state(walked, checkpoint=place, select=select) == expected
+        assert await sdk.threads.get_state(walked, checkpoint_id=place["checkpoint_id"], select=select) == expected
+        assert await sdk.threads.get_history(walked, limit=1, select=select) == [expected]
+
+
+@pytest.mark.requirement("threads.state_select")
+def test_select_shows_single_keys_of_the_values(http: httpx.Client, walked: str) -> None:
+    def selected(*select: str) -> Any:
+        return http.get(f"/threads/{walked}/state", params={"select": list(select)}).json()
+
+    assert selected("values.log") == {"values": {"log": [0, 1, 2]}}
+    assert selected("values.log", "values.count", "next") == {"next": [], "values": {"log": [0, 1, 2], "count": 3}}
+    assert selected("values.nothing") == {"values": {}}
+    assert selected("values.log", "values") == selected("values") == {"values": {"log": [0, 1, 2], "count": 3}}
+    assert selected("next,values.count") == {"next": [], "values": {"count": 3}}
+    history = http.get(f"/threads/{walked}/history", params={"limit": 2, "select": "values.log"}).json()
+    assert history == [{"values": {"log": [0, 1, 2]}}, {"values": {"log": [0, 1]}}]
+
+
+@pytest.mark.requirement("threads.state_select")
+@pytest.mark.parametrize("select", ["bogus", "values.", "checkpoint.thread_id"])
+def test_a_field_that_no_state_has_is_refused(http: httpx.Client, walked: str, select: str) -> None:
+    place = {"checkpoint": {"checkpoint_ns": ""}, "select": ["values", select]}
+    refused(http.get(f"/threads/{walked}/state", params={"select": select}), 422)
+    refused(http.get(f"/threads/{walked}/state/x", params={"select": select}), 422)
+    refused(http.get(f"/threads/{walked}/history", params={"select": select}), 422)
+    refused(http.post(f"/threads/{walked}/state/checkpoint", json=place), 422)
+    refused(http.post(f"/threads/{walked}/history", json=place), 422)
+
+
 # --- updating states ---
 
 
+@pytest.mark.requirement("threads.update_state")
 @pytest.mark.anyio
 async def test_a_state_update_goes_through_the_reducers_and_onto_the_thread(sdk: LangGraphClient) -> None:
     thread = (await sdk.threads.create())["thread_id"]
@@ -172,6 +238,7 @@ async def test_a_state_update_goes_through_the_reducers_and_onto_the_thread(sdk:
     assert row["values"]["log"] == [0, "by hand"]  # type: ignore[call-overload]
 
 
+@pytest.mark.requirement("threads.update_as_node")
 def test_as_node_decides_what_comes_next(http: httpx.Client, thread: str) -> None:
     wait(http, thread, "approve", input={})
     answer = http.post(f"/threads/{thread}/state", json={"values": {"log": ["skipped"]}, "as_node": "ask"})
@@ -183,6 +250,7 @@ def test_as_node_decides_what_comes_next(http: httpx.Client, thread: str) -> Non
     assert wait(http, thread, "approve", input=None) == {"log": ["skipped", "done"]}
 
 
+@pytest.mark.requirement("threads.update_as_end")
 def test_an_update_as_the_end_clears_what_was_to_come(http: httpx.Client, thread: str) -> None:
     wait(http, thread, "approve", input={})
     assert http.post(f"/threads/{thread}/state", json={"values": None, "as_node": "__end__"}).status_code == 200
@@ -191,6 +259,7 @@ def test_an_update_as_the_end_clears_what_was_to_come(http: httpx.Client, thread
     assert http.get(f"/threads/{thread}/state").json()["next"] == []
 
 
+@pytest.mark.requirement("threads.update_branch")
 @pytest.mark.parametrize("form", ["checkpoint", "checkpoint_id"])
 def test_an_update_of_a_past_state_makes_a_branch(http: httpx.Client, walked: str, form: str) -> None:
     thread = new_thread(http)
@@ -207,6 +276,7 @@ def test_an_update_of_a_past_state_makes_a_branch(http: httpx.Client, walked: st
     assert len(http.get(f"/threads/{thread}/history", params={"limit": 100}).json()) == len(rows) + 1
 
 
+@pytest.mark.requirement("threads.update_as_copy")
 def test_studios_run_again_from_here_copies_a_checkpoint(http: httpx.Client, thread: str) -> None:
     wait(http, thread, "steps", input={"count": 2})
     past = http.get(f"/threads/{thread}/history", params={"limit": 100}).json()[1]
@@ -216,6 +286,28 @@ def test_studios_run_again_from_here_copies_a_checkpoint(http: httpx.Client, thr
     assert wait(http, thread, "steps", input=None)["log"] == [0, 1]
 
 
+@pytest.mark.requirement("threads.update_as_copy")
+def test_a_copy_of_a_checkpoint_may_change_its_tasks(http: httpx.Client, thread: str) -> None:
+    wait(http, thread, "approve", input={})
+    body = {"values": [[{"log": ["by hand"]}, "ask"]], "as_node": "__copy__"}
+    answer = http.post(f"/threads/{thread}/state", json=body)
+    assert answer.status_code == 200, answer.text
+    state = http.get(f"/threads/{thread}/state").json()
+    assert (state["values"], state["next"]) == ({"log": ["by hand"]}, ["done"])
+    refused(http.post(f"/threads/{new_thread(http)}/state", json=body), 400)
+
+
+@pytest.mark.requirement("threads.update_as_input")
+def test_an_update_as_input_starts_the_graph_anew(http: httpx.Client, thread: str) -> None:
+    wait(http, thread, "steps", input={"count": 1})
+    body = {"values": {"log": ["given"], "count": 2}, "as_node": "__input__"}
+    assert http.post(f"/threads/{thread}/state", json=body).status_code == 200
+    assert get_thread(http, thread)["status"] == "interrupted"
+    assert wait(http, thread, "steps", input=None) == {"log": [0, "given", 1], "count": 2}
+    refused(http.post(f"/threads/{thread}/state", json={"values": None, "as_node": "__input__"}), 400)
+
+
+@pytest.mark.requirement("threads.update_refused")
 def test_a_refused_update_says_why_and_changes_nothing(http: httpx.Client, thread: str) -> None:
     refused(http.post(f"/threads/{thread}/state", json={"values": {}}), 400)
     wait(http, thread, "steps", input={"count": 1})
@@ -227,6 +319,7 @@ def test_a_refused_update_says_why_and_changes_nothing(http: httpx.Client, threa
     assert http.get(f"/threads/{thread}/history", params={"limit": 100}).json() == before
 
 
+@pytest.mark.requirement("threads.update_busy")
 @pytest.mark.anyio
 async def test_the_state_of_a_busy_thread_cannot_be_updated(sdk: LangGraphClient) -> None:
     thread = (await sdk.threads.create())["thread_id"]

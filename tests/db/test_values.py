@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.db.runs import RunEnd
-from holdfast.db.threads import Outcome, ThreadFilter
+from holdfast.db.threads import Outcome
+from holdfast.db.threadsearch import Page, ThreadFilter
 from holdfast.db.values import Values, changes, pack, unpack
 from holdfast.rules.run import RunStatus
 from tests.db.stage import ANN, Stage
@@ -152,7 +153,7 @@ async def test_a_thread_shows_what_was_stored_last(stage: Stage) -> None:
 async def test_a_thread_is_found_by_what_it_contains(stage: Stage, wanted: dict[str, Any], found: bool) -> None:
     thread_id = await stage.thread()
     await store(stage, thread_id, {"messages": [b'"a"', b'"b"'], "x": b'{"a":1,"b":2}', "empty": []})
-    rows = await stage.threads.search(ANN, ThreadFilter(values=wanted), limit=10)
+    rows = await stage.threads.search(ANN, ThreadFilter(values=wanted), Page(limit=10))
     assert bool(rows) is found
     assert await stage.threads.count(ANN, ThreadFilter(values=wanted)) == int(found)
 

@@ -7,7 +7,7 @@ The API room imports neither the worker nor its graphs; what it needs of them is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol, TypeVar
 from uuid import UUID
@@ -20,15 +20,17 @@ from holdfast.api.problems import invalid
 from holdfast.db.admission import Admissions
 from holdfast.db.assistants import Assistants
 from holdfast.db.bell import Bell
+from holdfast.db.copies import Copies
 from holdfast.db.crons import Crons
 from holdfast.db.events import EventLog
-from holdfast.db.idempotency import IdempotencyKeys
+from holdfast.db.idempotency import IdempotencyKeys, Key, Made
 from holdfast.db.pool import Database
 from holdfast.db.runs import Claimed, Runs
 from holdfast.db.threads import Threads
 from holdfast.db.trees import Stores
 from holdfast.errors import Forbidden, Invalid, TooLarge
 from holdfast.rules.caller import Caller
+from holdfast.rules.thread import Strategy, Ttl
 from holdfast.rules.webhook import UrlPolicy
 from holdfast.sections import Sections
 from holdfast.settings import Settings
@@ -75,6 +77,26 @@ class StateReader(Protocol):
         checkpoint: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]: ...
 
+    async def create(
+        self,
+        caller: Caller,
+        thread_id: UUID,
+        metadata: Mapping[str, Any],
+        supersteps: Sequence[Sequence[Any]],
+        *,
+        or_keep: bool,
+        ttl: Ttl | None = None,
+        key: Key | None = None,
+    ) -> Made | None: ...
+
+    async def copy(self, caller: Caller, thread_id: UUID) -> UUID: ...
+
+
+class Pruner(Protocol):
+    """Makes threads smaller (see `worker/pruning.py`)."""
+
+    async def prune(self, caller: Caller, thread_ids: Sequence[UUID], strategy: Strategy) -> int: ...
+
 
 class Catalog(Protocol):
     """Describes the project's graphs; `configurable` is for graphs that are made for each use."""
@@ -117,12 +139,14 @@ class Services:
     database: Database
     assistants: Assistants
     threads: Threads
+    copies: Copies
     admissions: Admissions
     keys: IdempotencyKeys
     runs: Runs
     events: EventLog
     bell: Bell
     states: StateReader
+    pruner: Pruner
     catalog: Catalog
     stores: Stores
     dispatcher: Dispatcher

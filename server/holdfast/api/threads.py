@@ -1,8 +1,10 @@
-"""Threads and their states."""
+"""Threads; their states are in `api/states.py`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
+from uuid import UUID
 
 import uuid_utils.compat as uuids
 from fastapi import APIRouter, Query, Request, Response
@@ -10,19 +12,18 @@ from fastapi import APIRouter, Query, Request, Response
 from holdfast.api.deps import With, body_docs, may, read, uuid_of
 from holdfast.api.idempotency import once_docs, replayed, request_key
 from holdfast.api.responses import Json
-from holdfast.db.threads import ThreadFilter
+from holdfast.db.threadsearch import Page, ThreadFilter
 from holdfast.rules.caller import Caller
 from holdfast.wire.pages import page_headers
 from holdfast.wire.threads import (
-    HistorySearch,
-    StateAt,
-    StateUpdate,
     ThreadCreate,
     ThreadPatch,
+    ThreadPrune,
     ThreadSearch,
     ThreadTerms,
-    before_checkpoint,
+    paths,
     searchable,
+    storage_view,
     thread_view,
 )
 
@@ -41,23 +42,34 @@ async def create(request: Request, with_: With, who: MayCreate) -> Response:
     searchable(body.metadata, "metadata")
     thread_id = body.thread_id or uuids.uuid7()
     key, or_keep = request_key(request, body), body.if_exists == "do_nothing"
-    if before := await with_.threads.create(who, thread_id, body.metadata, or_keep=or_keep, key=key):
+    ttl = body.ttl.value if body.ttl else None
+    if body.supersteps:
+        before = await with_.keys.find(who, key) if key else None
+        before = before or await with_.states.create(
+            who, thread_id, body.metadata, body.updates, or_keep=or_keep, ttl=ttl, key=key
+        )
+    else:
+        before = await with_.threads.create(who, thread_id, body.metadata, or_keep=or_keep, ttl=ttl, key=key)
+    if before is not None:
         [thread_id] = before.thread_ids
-    return Json(thread_view(await with_.threads.get(who, thread_id)), headers=replayed(before is not None))
+    return await _shown(with_, who, thread_id, headers=replayed(before is not None))
 
 
 @router.post("/search", openapi_extra=body_docs(ThreadSearch), summary="Search threads")
 async def search(request: Request, with_: With, who: MaySearch) -> Response:
     body = await read(request, ThreadSearch)
-    rows = await with_.threads.search(
-        who,
-        _filter(body),
+    extract = body.extract or {}
+    searchable(extract, "extract")
+    page = Page(
         limit=body.limit + 1,
         offset=body.offset,
         sort_by=body.sort_by,
         descending=body.sort_order == "desc",
+        with_values=not body.select or "values" in body.select,
+        extract=paths(extract),
     )
-    shown = [thread_view(row) for row in rows[: body.limit]]
+    rows = await with_.threads.search(who, _filter(body), page)
+    shown = [thread_view(row, select=body.select) for row in rows[: body.limit]]
     headers = page_headers(body.offset, len(shown), more=len(rows) > body.limit)
     return Json(b"[" + b",".join(shown) + b"]", headers=headers)
 
@@ -67,20 +79,30 @@ async def count(request: Request, with_: With, who: MaySearch) -> Response:
     return Json(await with_.threads.count(who, _filter(await read(request, ThreadTerms))))
 
 
+@router.post("/prune", openapi_extra=body_docs(ThreadPrune), summary="Delete threads, or all but their latest state")
+async def prune(request: Request, with_: With, who: MayDelete) -> Response:
+    body = await read(request, ThreadPrune)
+    return Json({"pruned_count": await with_.pruner.prune(who, body.thread_ids, body.strategy)})
+
+
 @router.get("/{thread_id}", summary="Get a thread")
-async def get(thread_id: str, with_: With, who: MayRead) -> Response:
-    return Json(thread_view(await with_.threads.get(who, uuid_of(thread_id, "thread"))))
+async def get(
+    thread_id: str, with_: With, who: MayRead, include: Annotated[list[str] | None, Query()] = None
+) -> Response:
+    asked = {name for entry in include or () for name in entry.split(",")}
+    row = await with_.threads.get(who, uuid_of(thread_id, "thread"))
+    return Json(thread_view(row, with_ttl="ttl" in asked))
 
 
-@router.patch("/{thread_id}", openapi_extra=body_docs(ThreadPatch), summary="Merge metadata into a thread's")
+@router.patch("/{thread_id}", openapi_extra=body_docs(ThreadPatch), summary="Merge metadata, set a time to live")
 async def patch(thread_id: str, request: Request, with_: With, who: MayUpdate) -> Response:
     body = await read(request, ThreadPatch)
     searchable(body.metadata, "metadata")
     wanted = uuid_of(thread_id, "thread")
-    await with_.threads.patch(who, wanted, body.metadata)
+    await with_.threads.patch(who, wanted, body.metadata, ttl=body.ttl.value if body.ttl else None)
     if request.headers.get("prefer") == "return=minimal":
         return Response(status_code=204)
-    return Json(thread_view(await with_.threads.get(who, wanted)))
+    return await _shown(with_, who, wanted)
 
 
 @router.delete("/{thread_id}", status_code=204, summary="Delete a thread, its runs and its checkpoints")
@@ -92,59 +114,22 @@ async def delete(thread_id: str, with_: With, who: MayDelete) -> Response:
     return Response(status_code=204)
 
 
-@router.get("/{thread_id}/state", summary="The latest state")
-async def state(thread_id: str, with_: With, who: MayRead, subgraphs: bool = False) -> Response:
-    return Json(await with_.states.get(who, uuid_of(thread_id, "thread"), subgraphs=subgraphs))
+@router.post("/{thread_id}/copy", summary="Copy a thread with its states")
+async def copy(thread_id: str, with_: With, maker: MayCreate, who: MayRead) -> Response:
+    copy_id = await with_.states.copy(who, uuid_of(thread_id, "thread"))
+    return await _shown(with_, maker, copy_id)
 
 
-@router.post("/{thread_id}/state", openapi_extra=body_docs(StateUpdate), summary="Update the state")
-async def update_state(thread_id: str, request: Request, with_: With, who: MayUpdate) -> Response:
-    body = await read(request, StateUpdate)
-    checkpoint = await with_.states.update(
-        who, uuid_of(thread_id, "thread"), body.values, as_node=body.as_node, checkpoint=body.start
-    )
-    return Json(
-        {"checkpoint": checkpoint, "configurable": checkpoint, "checkpoint_id": checkpoint.get("checkpoint_id")}
-    )
+@router.get("/{thread_id}/storage", summary="What a thread takes up")
+async def storage(thread_id: str, with_: With, who: MayRead) -> Response:
+    wanted = uuid_of(thread_id, "thread")
+    await with_.threads.standing(who, wanted)
+    return Json(storage_view(wanted, await with_.copies.storage(wanted)))
 
 
-@router.post("/{thread_id}/state/checkpoint", openapi_extra=body_docs(StateAt), summary="The state at a checkpoint")
-async def state_at(thread_id: str, request: Request, with_: With, who: MayRead) -> Response:
-    body = await read(request, StateAt)
-    checkpoint = body.checkpoint.model_dump(exclude_none=True)
-    return Json(await with_.states.get(who, uuid_of(thread_id, "thread"), checkpoint, subgraphs=body.subgraphs))
-
-
-@router.get("/{thread_id}/state/{checkpoint_id}", summary="The state at a checkpoint id")
-async def state_of(thread_id: str, checkpoint_id: str, with_: With, who: MayRead, subgraphs: bool = False) -> Response:
-    checkpoint = {"checkpoint_id": checkpoint_id}
-    return Json(await with_.states.get(who, uuid_of(thread_id, "thread"), checkpoint, subgraphs=subgraphs))
-
-
-@router.get("/{thread_id}/history", summary="Past states, newest first")
-async def history(
-    thread_id: str,
-    with_: With,
-    who: MayRead,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 1,
-    before: str | None = None,
-) -> Response:
-    return Json(await with_.states.history(who, uuid_of(thread_id, "thread"), limit=limit, before=before))
-
-
-@router.post("/{thread_id}/history", openapi_extra=body_docs(HistorySearch), summary="Search past states")
-async def search_history(thread_id: str, request: Request, with_: With, who: MayRead) -> Response:
-    body = await read(request, HistorySearch)
-    checkpoint = body.checkpoint.model_dump(exclude_none=True) if body.checkpoint else None
-    states = await with_.states.history(
-        who,
-        uuid_of(thread_id, "thread"),
-        limit=body.limit,
-        before=before_checkpoint(body.before),
-        metadata=body.metadata,
-        checkpoint=checkpoint,
-    )
-    return Json(states)
+async def _shown(with_: With, who: Caller, thread_id: UUID, *, headers: Mapping[str, str] | None = None) -> Response:
+    row = await with_.threads.get(who, thread_id)
+    return Json(thread_view(row, with_ttl=row["ttl_strategy"] is not None), headers=headers)
 
 
 def _filter(terms: ThreadTerms) -> ThreadFilter:

@@ -22,6 +22,7 @@ from holdfast.errors import Conflict, Missing
 from holdfast.rules.admission import Plan, Strategy, admission, verify_status
 from holdfast.rules.caller import Caller
 from holdfast.rules.command import Questions, verify_binding
+from holdfast.rules.thread import Ttl
 
 BUSY = "Thread is already running a task. Wait for it to finish or choose a different multitask strategy."
 NO_PLACE = "Thread or assistant not found."
@@ -78,8 +79,9 @@ class Admitted:
 class Admissions:
     """Lets runs in."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, default_ttl: Ttl | None = None) -> None:
         self._database = database
+        self._default_ttl = default_ttl
         self._sql = statements("runs")
 
     async def admit(self, caller: Caller, new: NewRun, *, worker_id: UUID | None, key: Key | None = None) -> Admitted:
@@ -115,7 +117,7 @@ class Admissions:
 
     async def _admit(self, conn: Connection, caller: Caller, new: NewRun) -> Cancelled:
         """Insert the run; what was cancelled for it."""
-        thread = await _locked_thread(conn, caller, new)
+        thread = await self._locked_thread(conn, caller, new)
         verify_status(thread["status"], new.thread_status)
         cursor = await conn.execute(self._sql["active"], {"thread_id": new.thread_id})
         active = [run["run_id"] for run in await cursor.fetchall()]
@@ -136,6 +138,15 @@ class Admissions:
         stamp = {"graph_id": new.graph_id, "assistant_id": str(new.assistant_id)}
         await conn.execute(statements("threads")["occupy"], {"thread_id": new.thread_id, "stamp": Jsonb(stamp)})
         return others
+
+    async def _locked_thread(self, conn: Connection, caller: Caller, new: NewRun) -> DictRow:
+        if new.new_thread is not None:
+            await threads.create(conn, caller, new.thread_id, new.new_thread, self._default_ttl)
+        cursor = await conn.execute(*scoped(caller, statements("threads")["lock"], thread_id=new.thread_id))
+        row = await cursor.fetchone()
+        if row is None:
+            raise Missing(NO_PLACE)
+        return row
 
     async def _insert(self, conn: Connection, caller: Caller, new: NewRun) -> None:
         await conn.execute(
@@ -174,13 +185,3 @@ async def _before(conn: Connection, caller: Caller, key: Key | None, new: Sequen
         return None
     made = Made([run.thread_id for run in new], [run.run_id for run in new])
     return await idempotency.claim(conn, caller, key, made)
-
-
-async def _locked_thread(conn: Connection, caller: Caller, new: NewRun) -> DictRow:
-    if new.new_thread is not None:
-        await threads.create(conn, caller, new.thread_id, new.new_thread)
-    cursor = await conn.execute(*scoped(caller, statements("threads")["lock"], thread_id=new.thread_id))
-    row = await cursor.fetchone()
-    if row is None:
-        raise Missing(NO_PLACE)
-    return row

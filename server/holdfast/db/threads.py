@@ -15,13 +15,12 @@ from holdfast.db.idempotency import Key, Made
 from holdfast.db.pool import Connection, Database
 from holdfast.db.scope import scoped
 from holdfast.db.sql import statements
+from holdfast.db.threadsearch import Page, ThreadFilter, counting, getting, searching
 from holdfast.db.values import Values, store
 from holdfast.errors import Conflict, Missing
 from holdfast.rules.caller import Caller
 from holdfast.rules.command import Questions
-from holdfast.rules.thread import ThreadStatus, resting_status
-
-SORTABLE = ("thread_id", "status", "created_at", "updated_at", "state_updated_at")
+from holdfast.rules.thread import ThreadStatus, Ttl, resting_status
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,25 +39,23 @@ class Outcome:
         return resting_status(failed=self.failed, unfinished=self.unfinished)
 
 
-@dataclass(frozen=True, slots=True)
-class ThreadFilter:
-    """Search terms; None means any. `metadata` and `values` match by containment."""
-
-    ids: Sequence[UUID] | None = None
-    status: str | None = None
-    metadata: Mapping[str, Any] | None = None
-    values: Mapping[str, Any] | None = None
-
-
 class Threads:
     """The repository of threads. Every method takes the caller; what is not theirs does not exist."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, default_ttl: Ttl | None = None) -> None:
         self._database = database
+        self._default_ttl = default_ttl
         self._sql = statements("threads")
 
     async def create(
-        self, caller: Caller, thread_id: UUID, metadata: Mapping[str, Any], *, or_keep: bool, key: Key | None = None
+        self,
+        caller: Caller,
+        thread_id: UUID,
+        metadata: Mapping[str, Any],
+        *,
+        or_keep: bool,
+        ttl: Ttl | None = None,
+        key: Key | None = None,
     ) -> Made | None:
         """Insert a thread; what its request's key stands for, if it was carried out before.
 
@@ -69,12 +66,43 @@ class Threads:
         async with self._database.transaction("api") as conn:
             if key is not None and (before := await idempotency.claim(conn, caller, key, Made([thread_id]))):
                 return before
-            if await create(conn, caller, thread_id, metadata):
-                return None
-            kept = await (await conn.execute(*scoped(caller, self._sql["standing"], thread_id=thread_id))).fetchone()
-            if kept is None or not or_keep:
-                raise Conflict(f"Thread {thread_id} already exists.")
+            if not await create(conn, caller, thread_id, metadata, ttl or self._default_ttl):
+                await self._keep(conn, caller, thread_id, or_keep=or_keep)
             return None
+
+    async def draft(
+        self,
+        caller: Caller,
+        thread_id: UUID,
+        metadata: Mapping[str, Any],
+        *,
+        or_keep: bool,
+        ttl: Ttl | None = None,
+    ) -> int | None:
+        """Insert a thread that nobody sees before `end_edit` is called with the token that this returns; None if a
+        thread of this id is kept instead.
+
+        Raises:
+            Conflict: as `create`.
+        """
+        params = _new_row(caller, thread_id, metadata, ttl or self._default_ttl)
+        async with self._database.connection("api") as conn:
+            row = await (await conn.execute(self._sql["draft"], params)).fetchone()
+            if row is None:
+                await self._keep(conn, caller, thread_id, or_keep=or_keep)
+        return None if row is None else int(row["edit_token"])
+
+    async def discard(self, thread_id: UUID, token: int) -> None:
+        """Take a draft back, and whatever was written for it."""
+        async with self._database.transaction("api") as conn:
+            discarded = await conn.execute(self._sql["discard"], {"thread_id": thread_id, "token": token})
+            if await discarded.fetchone() is not None:
+                await conn.execute(self._sql["erase_checkpoints"], {"thread_ids": [str(thread_id)]})
+
+    async def _keep(self, conn: Connection, caller: Caller, thread_id: UUID, *, or_keep: bool) -> None:
+        kept = await (await conn.execute(*scoped(caller, self._sql["standing"], thread_id=thread_id))).fetchone()
+        if kept is None or not or_keep:
+            raise Conflict(f"Thread {thread_id} already exists.")
 
     async def get(self, caller: Caller, thread_id: UUID) -> DictRow:
         """One thread with its values as JSON bytes.
@@ -82,10 +110,11 @@ class Threads:
         Raises:
             Missing: no such thread of this caller.
         """
-        rows = await self.search(caller, ThreadFilter(ids=[thread_id]), limit=1)
-        if not rows:
+        async with self._database.connection("api") as conn:
+            row = await (await conn.execute(*getting(caller, thread_id))).fetchone()
+        if row is None:
             raise missing(thread_id)
-        return rows[0]
+        return row
 
     async def result(self, caller: Caller, thread_id: UUID) -> DictRow | None:
         """What the last run left: values as JSON bytes, interrupts, error. Also of a stateless run's thread."""
@@ -93,40 +122,24 @@ class Threads:
             cursor = await conn.execute(*scoped(caller, self._sql["result"], thread_id=thread_id))
             return await cursor.fetchone()
 
-    async def search(
-        self,
-        caller: Caller,
-        terms: ThreadFilter,
-        *,
-        limit: int,
-        offset: int = 0,
-        sort_by: str = "updated_at",
-        descending: bool = True,
-    ) -> list[DictRow]:
-        """A page of threads; `sort_by` is one of SORTABLE."""
-        assert sort_by in SORTABLE
-        direction = "DESC" if descending else "ASC"
-        query = (
-            self._sql["view"]
-            + self._sql["filters"]
-            + f" ORDER BY {sort_by} {direction}, thread_id {direction}"
-            + " LIMIT %(limit)s OFFSET %(offset)s"
-        )
+    async def search(self, caller: Caller, terms: ThreadFilter, page: Page) -> list[DictRow]:
+        """A page of threads; `values` and `extracted` come as JSON bytes."""
         async with self._database.connection("api") as conn:
-            cursor = await conn.execute(*scoped(caller, query, **_terms(terms), limit=limit, offset=offset))
+            cursor = await conn.execute(*searching(caller, terms, page))
             return await cursor.fetchall()
 
     async def count(self, caller: Caller, terms: ThreadFilter) -> int:
         async with self._database.connection("api") as conn:
-            cursor = await conn.execute(*scoped(caller, self._sql["count"] + self._sql["filters"], **_terms(terms)))
-            row = await cursor.fetchone()
+            row = await (await conn.execute(*counting(caller, terms))).fetchone()
         return int(row["count"]) if row else 0
 
-    async def patch(self, caller: Caller, thread_id: UUID, metadata: Mapping[str, Any]) -> None:
-        """Merge `metadata` shallowly into the thread's."""
-        query = scoped(caller, self._sql["patch"], thread_id=thread_id, metadata=Jsonb(dict(metadata)))
+    async def patch(
+        self, caller: Caller, thread_id: UUID, metadata: Mapping[str, Any], *, ttl: Ttl | None = None
+    ) -> None:
+        """Merge `metadata` shallowly into the thread's, and replace its time to live if one is given."""
+        params = {"thread_id": thread_id, "metadata": Jsonb(dict(metadata)), **_ttl(ttl)}
         async with self._database.connection("api") as conn:
-            row = await (await conn.execute(*query)).fetchone()
+            row = await (await conn.execute(*scoped(caller, self._sql["patch"], **params))).fetchone()
         if row is None:
             raise missing(thread_id)
 
@@ -161,17 +174,26 @@ class Threads:
             raise Conflict("Thread is busy: its state can be updated when its runs have ended.")
         return int(row["edit_token"])
 
-    async def end_edit(self, thread_id: UUID, token: int, outcome: Outcome) -> None:
+    async def end_edit(
+        self, thread_id: UUID, token: int, outcome: Outcome, *, made: tuple[Caller, Key] | None = None
+    ) -> Made | None:
         """Publish a state update on the thread row.
+
+        Args:
+            made: the request that makes this thread and its key; what the key stands for is returned, and nothing
+                published, if it was carried out meanwhile.
 
         Raises:
             Conflict: a run or another update came in between.
         """
         async with self._database.transaction("api") as conn:
+            if made is not None and (before := await idempotency.claim(conn, *made, Made([thread_id]))):
+                return before
             held = await conn.execute(self._sql["end_edit"], {"thread_id": thread_id, "token": token})
             if await held.fetchone() is None:
                 raise Conflict("The thread was changed while its state was being updated.")
             await settle(conn, thread_id, outcome, event_seq=0)
+            return None
 
     async def sweep(self, *, grace: float, batch: int) -> int:
         """Remove threads deleted more than `grace` seconds ago, checkpoints included. Returns how many."""
@@ -196,12 +218,11 @@ def questions(row: Mapping[str, Any]) -> Questions:
     )
 
 
-async def create(conn: Connection, caller: Caller, thread_id: UUID, metadata: Mapping[str, Any]) -> bool:
+async def create(
+    conn: Connection, caller: Caller, thread_id: UUID, metadata: Mapping[str, Any], ttl: Ttl | None
+) -> bool:
     """Insert a thread unless the id is taken; whether it was inserted."""
-    cursor = await conn.execute(
-        statements("threads")["create"],
-        {"thread_id": thread_id, "owner": caller.owner, "metadata": Jsonb(dict(metadata))},
-    )
+    cursor = await conn.execute(statements("threads")["create"], _new_row(caller, thread_id, metadata, ttl))
     return cursor.rowcount == 1
 
 
@@ -223,10 +244,9 @@ async def settle(conn: Connection, thread_id: UUID, outcome: Outcome, *, event_s
     )
 
 
-def _terms(terms: ThreadFilter) -> dict[str, Any]:
-    return {
-        "ids": list(terms.ids) if terms.ids is not None else None,
-        "status": terms.status,
-        "metadata": Jsonb(terms.metadata) if terms.metadata else None,
-        "values": Jsonb(terms.values) if terms.values else None,
-    }
+def _new_row(caller: Caller, thread_id: UUID, metadata: Mapping[str, Any], ttl: Ttl | None) -> dict[str, Any]:
+    return {"thread_id": thread_id, "owner": caller.owner, "metadata": Jsonb(dict(metadata)), **_ttl(ttl)}
+
+
+def _ttl(ttl: Ttl | None) -> dict[str, Any]:
+    return {"ttl_seconds": ttl.minutes * 60 if ttl else None, "ttl_strategy": ttl.strategy if ttl else None}

@@ -38,3 +38,6 @@ class Caller:
 
 LOCAL = Caller("local", alone=True)
 """The one owner of a server without authentication."""
+
+SERVER = Caller("holdfast", Sight.ALL)
+"""Holdfast itself, for what it does of its own accord."""

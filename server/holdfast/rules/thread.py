@@ -7,7 +7,9 @@ state update), else `idle`, as the official server has it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 
 class ThreadStatus(StrEnum):
@@ -15,6 +17,21 @@ class ThreadStatus(StrEnum):
     BUSY = "busy"
     INTERRUPTED = "interrupted"
     ERROR = "error"
+
+
+MOST_MINUTES = 52_560_000
+"""A hundred years: no thread lives longer than that by its time to live."""
+
+Strategy = Literal["delete", "keep_latest"]
+"""What goes when a thread is pruned or expires: all of it, or all but its latest state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ttl:
+    """How long a thread is kept after its last activity, and what goes then."""
+
+    minutes: float
+    strategy: Strategy = "delete"
 
 
 def resting_status(*, failed: bool, unfinished: bool) -> ThreadStatus:

@@ -1,21 +1,82 @@
-"""Threads on the wire."""
+"""Threads on the wire; their states are in `wire/states.py`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Annotated, Any, Literal, get_args
 from uuid import UUID
 
+from langgraph.types import Command, StateUpdate
 from pydantic import BaseModel, Field, field_validator
 
 from holdfast.errors import Invalid
+from holdfast.rules.thread import MOST_MINUTES, Strategy, Ttl
 from holdfast.wire import codec
-from holdfast.wire.runs import CheckpointBody
+from holdfast.wire.runs import CommandBody, goto
 from holdfast.wire.times import time
 
 Status = Literal["idle", "busy", "interrupted", "error"]
 SortBy = Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"]
+ThreadField = Literal[
+    "thread_id",
+    "created_at",
+    "updated_at",
+    "state_updated_at",
+    "metadata",
+    "status",
+    "config",
+    "context",
+    "values",
+    "interrupts",
+    "error",
+    "ttl",
+]
+"""What `select` may name. `context` is in the SDK's list, but no thread has one."""
+
+_ALL_BUT_TTL = frozenset(get_args(ThreadField)) - {"ttl"}
+
+MOST_PATHS = 10
+_PATH = re.compile(r"(values|metadata|config|interrupts)((?:\.[^.\[\]]+|\[-?\d{1,9}\])*)")
+_STEP = re.compile(r"\.([^.\[\]]+)|\[(-?\d+)\]")
+
+
+class TtlBody(BaseModel):
+    """`ttl`: minutes after the thread's last activity, and what goes then."""
+
+    ttl: Annotated[float, Field(gt=0, le=MOST_MINUTES)]
+    strategy: Strategy = "delete"
+
+    @property
+    def value(self) -> Ttl:
+        return Ttl(self.ttl, self.strategy)
+
+
+def _minutes(value: object) -> object:
+    """A bare number means minutes, as in the SDK's own `ttl`."""
+    return {"ttl": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+class UpdateBody(BaseModel):
+    """One update of a superstep: values, or a command, as if this node had returned them."""
+
+    values: Any = None
+    command: CommandBody | None = None
+    as_node: str
+
+    def as_update(self) -> StateUpdate:
+        """As LangGraph takes it."""
+        if self.command is None:
+            return StateUpdate(self.values, self.as_node)
+        command: Any = Command(update=self.command.update, resume=self.command.resume, goto=goto(self.command.goto))
+        return StateUpdate(command, self.as_node)
+
+
+class SuperstepBody(BaseModel):
+    """A superstep: its updates are applied together."""
+
+    updates: Annotated[list[UpdateBody], Field(min_length=1)]
 
 
 class ThreadCreate(BaseModel):
@@ -24,22 +85,51 @@ class ThreadCreate(BaseModel):
     thread_id: UUID | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
     if_exists: Literal["raise", "do_nothing"] = "raise"
+    ttl: TtlBody | None = None
+    supersteps: list[SuperstepBody] | None = None
 
     @field_validator("metadata", "if_exists", mode="before")
     @classmethod
     def _null_is_absent(cls, value: object, info: Any) -> object:
         return cls.model_fields[info.field_name].get_default(call_default_factory=True) if value is None else value
 
+    @field_validator("ttl", mode="before")
+    @classmethod
+    def _number_is_minutes(cls, value: object) -> object:
+        return _minutes(value)
+
+    @property
+    def updates(self) -> list[list[StateUpdate]]:
+        return [[update.as_update() for update in superstep.updates] for superstep in self.supersteps or ()]
+
 
 class ThreadPatch(BaseModel):
-    """The body of `PATCH /threads/{thread_id}`: metadata is merged shallowly."""
+    """The body of `PATCH /threads/{thread_id}`: metadata is merged shallowly, a ttl replaces the one before."""
 
     metadata: dict[str, Any] = Field(default_factory=dict)
+    ttl: TtlBody | None = None
 
     @field_validator("metadata", mode="before")
     @classmethod
     def _null_is_empty(cls, value: object) -> object:
         return {} if value is None else value
+
+    @field_validator("ttl", mode="before")
+    @classmethod
+    def _number_is_minutes(cls, value: object) -> object:
+        return _minutes(value)
+
+
+class ThreadPrune(BaseModel):
+    """The body of `POST /threads/prune`."""
+
+    thread_ids: list[UUID]
+    strategy: Strategy = "delete"
+
+    @field_validator("strategy", mode="before")
+    @classmethod
+    def _null_is_delete(cls, value: object) -> object:
+        return "delete" if value is None else value
 
 
 class ThreadTerms(BaseModel):
@@ -58,6 +148,8 @@ class ThreadSearch(ThreadTerms):
     offset: Annotated[int, Field(ge=0)] = 0
     sort_by: SortBy = "updated_at"
     sort_order: Literal["asc", "desc"] = "desc"
+    select: list[ThreadField] | None = None
+    extract: Annotated[dict[str, str], Field(max_length=MOST_PATHS)] | None = None
 
     @field_validator("sort_by", "sort_order", "limit", "offset", mode="before")
     @classmethod
@@ -65,58 +157,34 @@ class ThreadSearch(ThreadTerms):
         return cls.model_fields[info.field_name].default if value is None else value
 
 
-class StateUpdate(BaseModel):
-    """The body of `POST /threads/{thread_id}/state`."""
-
-    values: dict[str, Any] | list[Any] | None = None
-    as_node: str | None = None
-    checkpoint: CheckpointBody | None = None
-    checkpoint_id: str | None = None
-
-    @property
-    def start(self) -> dict[str, Any] | None:
-        return _start(self.checkpoint, self.checkpoint_id)
-
-
-class StateAt(BaseModel):
-    """The body of `POST /threads/{thread_id}/state/checkpoint`."""
-
-    checkpoint: CheckpointBody
-    subgraphs: bool = False
-
-
-class HistorySearch(BaseModel):
-    """The body of `POST /threads/{thread_id}/history`."""
-
-    limit: Annotated[int, Field(ge=1, le=1000)] = 1
-    before: Any = None
-    metadata: dict[str, Any] | None = None
-    checkpoint: CheckpointBody | None = None
-
-    @field_validator("limit", mode="before")
-    @classmethod
-    def _null_is_one(cls, value: object) -> object:
-        return 1 if value is None else value
-
-
-def before_checkpoint(before: Any) -> str | None:
-    """The checkpoint id in any of the three forms that clients send: an id, a checkpoint, a config.
+def paths(extract: Mapping[str, str]) -> dict[str, tuple[str | int, ...]]:
+    """`{alias: "values.messages[-1].content"}` -> `{alias: ("values", "messages", -1, "content")}`.
 
     Raises:
-        Invalid: none of them.
+        Invalid: a path that begins with none of the roots, or is none at all.
     """
-    if before is None or isinstance(before, str):
-        return before or None
-    if isinstance(before, dict):
-        place = before.get("configurable", before)
-        if isinstance(place, dict) and isinstance(place.get("checkpoint_id"), str):
-            return str(place["checkpoint_id"])
-    raise Invalid("before must be a checkpoint id, a checkpoint, or a config with configurable.checkpoint_id")
+    return {alias: _path(text) for alias, text in extract.items()}
 
 
-def thread_view(row: Mapping[str, Any]) -> bytes:
-    """A thread as clients see it, as JSON: the values come as JSON from the database and stay it."""
-    head = {
+def _path(text: str) -> tuple[str | int, ...]:
+    if (match := _PATH.fullmatch(text)) is None:
+        raise Invalid(
+            f"Invalid extract path: {text!r}. It begins with values, metadata, config or interrupts and goes on with"
+            " .key or [index]"
+        )
+    steps = [key or int(place) for key, place in _STEP.findall(match[2])]
+    return (match[1], *steps)
+
+
+def thread_view(row: Mapping[str, Any], *, select: Collection[str] | None = None, with_ttl: bool = False) -> bytes:
+    """A thread as clients see it, as JSON: the values come as JSON from the database and stay it.
+
+    Args:
+        select: the fields to show; all if it is empty.
+        with_ttl: show the time to live, even if it is none.
+    """
+    shown = select or _ALL_BUT_TTL
+    head: dict[str, Any] = {
         "thread_id": str(row["thread_id"]),
         "created_at": time(row["created_at"]),
         "updated_at": time(row["updated_at"]),
@@ -126,8 +194,42 @@ def thread_view(row: Mapping[str, Any]) -> bytes:
         "config": row["config"],
         "interrupts": row["interrupts"],
         "error": row["error"],
+        "ttl": _ttl_view(row),
     }
-    return codec.dumps(head)[:-1] + b',"values":' + (row["values"] or b"null") + b"}"
+    kept = {name: value for name, value in head.items() if name in shown or (with_ttl and name == "ttl")}
+    parts = [codec.dumps(kept)[1:-1]] if kept else []
+    if "values" in shown:
+        parts.append(b'"values":' + (row["values"] or b"null"))
+    if row["extracted"] is not None:
+        parts.append(b'"extracted":' + row["extracted"])
+    return b"{" + b",".join(parts) + b"}"
+
+
+def _ttl_view(row: Mapping[str, Any]) -> dict[str, Any] | None:
+    if row["ttl_strategy"] is None:
+        return None
+    return {
+        "strategy": row["ttl_strategy"],
+        "ttl_minutes": row["ttl_minutes"],
+        "expires_at": time(row["expires_at"]),
+    }
+
+
+def storage_view(thread_id: UUID, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a thread takes up in the database: counts, and bytes as they are stored."""
+    parts: dict[str, dict[str, Any]] = {
+        part: {"count": 0, "bytes": 0} for part in ("checkpoints", "channel_values", "pending_writes")
+    }
+    for row in rows:
+        parts[row["part"]]["count"] += row["count"]
+        parts[row["part"]]["bytes"] += row["bytes"]
+    parts["channel_values"]["by_channel"] = {
+        row["channel"]: {"versions": row["count"], "bytes": row["bytes"]}
+        for row in rows
+        if row["part"] == "channel_values"
+    }
+    total = sum(part["bytes"] for part in parts.values())
+    return {"thread_id": str(thread_id), "total_bytes": total, **parts}
 
 
 def result_view(row: Mapping[str, Any]) -> bytes:
@@ -152,12 +254,3 @@ def searchable(value: Any, what: str) -> None:
         raise Invalid(f"{what} must be valid Unicode text") from None
     if b"\\u0000" in text.replace(b"\\\\", b""):
         raise Invalid(f"{what} must not contain NUL characters")
-
-
-def _start(checkpoint: CheckpointBody | None, checkpoint_id: str | None) -> dict[str, Any] | None:
-    if checkpoint is None:
-        return {"checkpoint_id": checkpoint_id} if checkpoint_id else None
-    start = checkpoint.model_dump(exclude_none=True)
-    if checkpoint_id:
-        start["checkpoint_id"] = checkpoint_id
-    return start

@@ -6,24 +6,30 @@ running there; every checkpoint it saves is fenced by it, and a run that is admi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.types import StateSnapshot
+from langgraph.types import StateSnapshot, StateUpdate
 from langgraph_sdk.runtime import AccessContext
 
 from holdfast.db.checkpoints import Fence, FencedSaver
+from holdfast.db.copies import Copies
+from holdfast.db.idempotency import Key, Made
 from holdfast.db.pool import Database
-from holdfast.db.threads import Threads
+from holdfast.db.threads import Outcome, Threads
 from holdfast.db.trees import Stores
-from holdfast.errors import BadRequest, Conflict, FenceLost, HoldfastError, UnknownGraph
+from holdfast.errors import BadRequest, Conflict, FenceLost, HoldfastError, Refusal, UnknownGraph, Unsaveable
 from holdfast.rules.caller import Caller
+from holdfast.rules.thread import Ttl
 from holdfast.wire.state import thread_state
 from holdfast.worker.graphs import Graphs
 from holdfast.worker.outcome import outcome_of
+
+logger = logging.getLogger(__name__)
 
 Checkpoint = Mapping[str, Any]
 """`{checkpoint_id?, checkpoint_ns?, checkpoint_map?}`."""
@@ -35,6 +41,7 @@ class States:
     def __init__(self, database: Database, threads: Threads, graphs: Graphs, stores: Stores) -> None:
         self._database = database
         self._threads = threads
+        self._copies = Copies(database)
         self._graphs = graphs
         self._stores = stores
 
@@ -91,18 +98,80 @@ class States:
             Conflict: the thread is busy, or was changed meanwhile.
         """
         standing = await self._threads.standing(caller, thread_id)
-        graph_id = standing["metadata"].get("graph_id")
-        if graph_id is None:
-            raise BadRequest(f"Thread {thread_id} has no graph_id in its metadata: run an assistant on it first.")
+        config = _writing_config(thread_id, standing["metadata"], checkpoint)
         token = await self._threads.begin_edit(caller, thread_id)
-        config = _config(thread_id, checkpoint)
-        config["metadata"] = {"graph_id": graph_id, "assistant_id": standing["metadata"].get("assistant_id")}
+        fence = Fence("edit", thread_id, token)
+        written, outcome = await self._apply(caller, config, fence, [[StateUpdate(values, as_node)]])
+        await self._threads.end_edit(thread_id, token, outcome)
+        return written
+
+    async def create(
+        self,
+        caller: Caller,
+        thread_id: UUID,
+        metadata: Mapping[str, Any],
+        supersteps: Sequence[Sequence[StateUpdate]],
+        *,
+        or_keep: bool,
+        ttl: Ttl | None = None,
+        key: Key | None = None,
+    ) -> Made | None:
+        """Create a thread with these states; nobody sees it before the last of them is written.
+
+        Returns what the request's key stands for, if an equal request was carried out meanwhile.
+
+        Raises:
+            BadRequest: no graph_id in the metadata, or the graph refuses an update; there is no thread then.
+            Conflict: the id is taken.
+        """
+        config = _writing_config(thread_id, metadata, None)
+        token = await self._threads.draft(caller, thread_id, metadata, or_keep=or_keep, ttl=ttl)
+        if token is None:
+            return None
+        made = (caller, key) if key else None
+        try:
+            _, outcome = await self._apply(caller, config, Fence("edit", thread_id, token), supersteps)
+            before = await self._threads.end_edit(thread_id, token, outcome, made=made)
+        except (Refusal, Unsaveable):
+            await self._threads.discard(thread_id, token)
+            raise
+        if before is not None:
+            await self._threads.discard(thread_id, token)
+        return before
+
+    async def copy(self, caller: Caller, thread_id: UUID) -> UUID:
+        """Copy a thread as far as it is committed; the id of the copy.
+
+        Raises:
+            Missing: no such thread of this caller.
+        """
+        copy_id = uuid4()
+        if await self._copies.copy(caller, thread_id, copy_id):
+            try:
+                await self._refresh(caller, copy_id)
+            except Refusal as refusal:
+                logger.warning("copy %s shows the state that its source had before its run: %s", copy_id, refusal)
+        return copy_id
+
+    async def _refresh(self, caller: Caller, thread_id: UUID) -> None:
+        """Bring a thread's row up to its checkpoints."""
+        standing = await self._threads.standing(caller, thread_id)
+        config = _writing_config(thread_id, standing["metadata"], None)
+        token = await self._threads.begin_edit(caller, thread_id)
+        _, outcome = await self._apply(caller, config, Fence("edit", thread_id, token), [])
+        await self._threads.end_edit(thread_id, token, outcome)
+
+    async def _apply(
+        self, caller: Caller, config: RunnableConfig, fence: Fence, supersteps: Sequence[Sequence[StateUpdate]]
+    ) -> tuple[dict[str, Any], Outcome]:
+        """Write supersteps; the newest checkpoint's coordinates, and the state they lead to."""
+        written = config
         with _guarded("The graph refuses this update"):
-            async with self._graph(caller, graph_id, config, Fence("edit", thread_id, token)) as graph:
-                updated = await graph.aupdate_state(config, values, as_node=as_node)
-                snapshot = await graph.aget_state(_config(thread_id, None))
-        await self._threads.end_edit(thread_id, token, outcome_of(snapshot))
-        return dict(updated["configurable"])
+            async with self._graph(caller, config["metadata"]["graph_id"], config, fence) as graph:
+                if supersteps:
+                    written = await graph.abulk_update_state(config, supersteps)
+                snapshot = await graph.aget_state(_config(fence.id, None))
+        return dict(written["configurable"]), outcome_of(snapshot)
 
     def _graph(self, caller: Caller, graph_id: str, config: RunnableConfig, fence: Fence | None = None) -> Any:
         saver = FencedSaver(self._database, fence)
@@ -133,6 +202,15 @@ def _config(thread_id: UUID, checkpoint: Checkpoint | None) -> RunnableConfig:
         if checkpoint is not None and checkpoint.get(key):
             configurable[key] = checkpoint[key]
     return {"configurable": configurable}
+
+
+def _writing_config(thread_id: UUID, metadata: Mapping[str, Any], checkpoint: Checkpoint | None) -> RunnableConfig:
+    graph_id = metadata.get("graph_id")
+    if not isinstance(graph_id, str):
+        raise BadRequest(f"Thread {thread_id} has no graph_id in its metadata: run an assistant on it first.")
+    config = _config(thread_id, checkpoint)
+    config["metadata"] = {"graph_id": graph_id, "assistant_id": metadata.get("assistant_id")}
+    return config
 
 
 def _empty(config: RunnableConfig) -> StateSnapshot:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from langchain_core.language_models.fake_chat_models import FakeListChatModel, GenericFakeChatModel
 from langchain_core.messages import AIMessage, AnyMessage
+from langgraph.channels.delta import DeltaChannel
 from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
@@ -174,3 +175,45 @@ async def _tell(state: Chat) -> dict[str, Any]:
 
 
 story = StateGraph(Chat).add_node("tell", _tell).add_edge(START, "tell").add_edge("tell", END)
+
+
+def _joined(log: list[Any], writes: list[list[Any]]) -> list[Any]:
+    return [*log, *(entry for write in writes for entry in write)]
+
+
+class Growing(TypedDict, total=False):
+    log: Annotated[list[Any], DeltaChannel(_joined, snapshot_frequency=1000)]
+    """Kept as what was added, never as a whole."""
+    count: int
+
+
+async def _grow(state: Growing) -> Growing:
+    return {"log": [len(state["log"])]}
+
+
+def _still_small(state: Growing) -> str:
+    return "step" if len(state["log"]) < state.get("count", 3) else END
+
+
+growing = (
+    StateGraph(Growing)
+    .add_node("step", _grow)
+    .add_edge(START, "step")
+    .add_conditional_edges("step", _still_small, ["step", END])
+)
+
+
+def _ask_after(state: Growing) -> Growing:
+    return {"log": [interrupt({"so far": state["log"]})]}
+
+
+_growing_child = (
+    StateGraph(Growing)
+    .add_node("inside", _grow)
+    .add_node("ask", _ask_after)
+    .add_edge(START, "inside")
+    .add_edge("inside", "ask")
+    .add_edge("ask", END)
+    .compile()
+)
+growing_nested = StateGraph(Growing).add_node("child", _growing_child).add_edge(START, "child").add_edge("child", END)

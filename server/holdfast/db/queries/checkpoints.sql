@@ -7,8 +7,9 @@ WHERE run_id = %(fence_id)s AND fencing_token = %(fence_token)s AND status = 'ru
 FOR SHARE
 
 -- name: edit_fence
+-- A deleted thread has no token; the draft of a thread has.
 SELECT FROM holdfast.threads t
-WHERE thread_id = %(fence_id)s AND edit_token = %(fence_token)s AND deleted_at IS NULL
+WHERE thread_id = %(fence_id)s AND edit_token = %(fence_token)s
   AND NOT EXISTS (SELECT FROM holdfast.runs r
                   WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running'))
 FOR SHARE

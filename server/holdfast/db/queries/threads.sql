@@ -2,9 +2,25 @@
 -- event block takes KEY SHARE on the thread while it holds its fence on the run.
 
 -- name: create
-INSERT INTO holdfast.threads (thread_id, owner, metadata, created_at, updated_at, state_updated_at)
-VALUES (%(thread_id)s, %(owner)s, %(metadata)s, holdfast.now(), holdfast.now(), holdfast.now())
+INSERT INTO holdfast.threads (thread_id, owner, metadata, ttl, ttl_strategy, created_at, updated_at, state_updated_at)
+VALUES (%(thread_id)s, %(owner)s, %(metadata)s, make_interval(secs => %(ttl_seconds)s), %(ttl_strategy)s,
+        holdfast.now(), holdfast.now(), holdfast.now())
 ON CONFLICT (thread_id) DO NOTHING
+
+-- name: draft
+-- A thread whose first states are still being written, under its edit token: nobody sees it before `end_edit`, and if
+-- that never comes, the sweep removes it.
+INSERT INTO holdfast.threads (thread_id, owner, metadata, ttl, ttl_strategy, created_at, updated_at, state_updated_at,
+                              edit_token, deleted_at)
+VALUES (%(thread_id)s, %(owner)s, %(metadata)s, make_interval(secs => %(ttl_seconds)s), %(ttl_strategy)s,
+        holdfast.now(), holdfast.now(), holdfast.now(), nextval('holdfast.fencing_token'), holdfast.now())
+ON CONFLICT (thread_id) DO NOTHING
+RETURNING edit_token
+
+-- name: discard
+DELETE FROM holdfast.threads
+WHERE thread_id = %(thread_id)s AND edit_token = %(token)s AND deleted_at IS NOT NULL
+RETURNING thread_id
 
 -- name: lock
 SELECT thread_id, status, metadata, interrupts, unfinished, checkpoint_id, event_seq
@@ -20,21 +36,6 @@ SELECT status, metadata, config, interrupts, unfinished, checkpoint_id
 FROM holdfast.threads t
 WHERE thread_id = %(thread_id)s AND %%SEES(t)%% AND deleted_at IS NULL
 
--- name: view
-SELECT thread_id, status, metadata, config, interrupts, error, checkpoint_id,
-       created_at, updated_at, state_updated_at,
-       CASE WHEN checkpoint_id IS NOT NULL THEN (
-           SELECT coalesce(jsonb_object_agg(channel, value), '{}')
-           FROM (SELECT channel,
-                        CASE WHEN min(idx) = -1 THEN jsonb_agg(value) -> 0
-                             ELSE jsonb_agg(value ORDER BY idx) END AS value
-                 FROM holdfast.thread_values v
-                 WHERE v.thread_id = t.thread_id
-                 GROUP BY channel) AS channels
-       )::json END AS values
-FROM holdfast.threads t
-WHERE %%SEES(t)%% AND deleted_at IS NULL
-
 -- name: result
 SELECT interrupts, error, status,
        coalesce((
@@ -48,33 +49,19 @@ SELECT interrupts, error, status,
 FROM holdfast.threads t
 WHERE thread_id = %(thread_id)s AND %%SEES(t)%%
 
--- name: filters
-  AND (%(ids)s::uuid[] IS NULL OR thread_id = ANY(%(ids)s::uuid[]))
-  AND (%(status)s::text IS NULL OR status = %(status)s)
-  AND (%(metadata)s::jsonb IS NULL OR metadata @> %(metadata)s::jsonb)
-  AND (%(values)s::jsonb IS NULL OR NOT EXISTS (
-      SELECT FROM jsonb_each(%(values)s::jsonb) AS wanted
-      WHERE NOT coalesce((
-          SELECT CASE WHEN min(idx) = -1 THEN jsonb_agg(value) -> 0 ELSE jsonb_agg(value ORDER BY idx) END
-          FROM holdfast.thread_values v
-          WHERE v.thread_id = t.thread_id AND v.channel = wanted.key
-      ) @> wanted.value, false)))
-
--- name: count
-SELECT count(*) AS count
-FROM holdfast.threads t
-WHERE %%SEES(t)%% AND deleted_at IS NULL
-
 -- name: patch
 UPDATE holdfast.threads t
-SET metadata = metadata || %(metadata)s, updated_at = holdfast.now()
+SET metadata = metadata || %(metadata)s,
+    ttl = coalesce(make_interval(secs => %(ttl_seconds)s), ttl),
+    ttl_strategy = coalesce(%(ttl_strategy)s, ttl_strategy),
+    updated_at = holdfast.now()
 WHERE thread_id = %(thread_id)s AND %%SEES(t)%% AND deleted_at IS NULL
 RETURNING thread_id
 
 -- name: delete
 WITH gone AS (
     UPDATE holdfast.threads t
-    SET deleted_at = holdfast.now()
+    SET deleted_at = holdfast.now(), edit_token = NULL
     WHERE thread_id = %(thread_id)s AND %%SEES(t)%% AND deleted_at IS NULL
     RETURNING thread_id
 ), crons AS (
@@ -161,19 +148,25 @@ WHERE thread_id = %(thread_id)s AND %%SEES(t)%% AND deleted_at IS NULL AND statu
 RETURNING edit_token
 
 -- name: end_edit
-SELECT thread_id
-FROM holdfast.threads t
-WHERE thread_id = %(thread_id)s AND edit_token = %(token)s AND deleted_at IS NULL
+-- Whoever deletes a thread takes the token, so that only a draft is brought to light here.
+UPDATE holdfast.threads t
+SET deleted_at = NULL
+WHERE thread_id = %(thread_id)s AND edit_token = %(token)s
   AND NOT EXISTS (SELECT FROM holdfast.runs r
                   WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running'))
-FOR NO KEY UPDATE
+RETURNING thread_id
 
 -- name: sweep
-DELETE FROM holdfast.threads
-WHERE thread_id IN (
-    SELECT thread_id FROM holdfast.threads
+-- A CTE, because Postgres may execute a subquery in IN more than once, and SKIP LOCKED finds other rows each time.
+WITH gone AS (
+    SELECT thread_id
+    FROM holdfast.threads
     WHERE deleted_at < holdfast.now() - make_interval(secs => %(grace)s)
     ORDER BY deleted_at
     LIMIT %(batch)s
-    FOR UPDATE SKIP LOCKED)
-RETURNING thread_id::text
+    FOR UPDATE SKIP LOCKED
+)
+DELETE FROM holdfast.threads t
+USING gone
+WHERE t.thread_id = gone.thread_id
+RETURNING t.thread_id::text

@@ -1,0 +1,91 @@
+"""The states of threads: the latest, past ones, and updates."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from holdfast.api.deps import With, body_docs, may, read, uuid_of
+from holdfast.api.responses import Json
+from holdfast.rules.caller import Caller
+from holdfast.wire.states import (
+    HistorySearch,
+    StateAt,
+    StateUpdate,
+    before_checkpoint,
+    selected,
+    selection,
+)
+
+router = APIRouter(prefix="/threads", tags=["Threads"])
+
+MayRead = Annotated[Caller, may("threads", "read")]
+MayUpdate = Annotated[Caller, may("threads", "update")]
+Select = Annotated[list[str] | None, Query()]
+
+
+@router.get("/{thread_id}/state", summary="The latest state")
+async def state(thread_id: str, with_: With, who: MayRead, subgraphs: bool = False, select: Select = None) -> Response:
+    names = selection(select)
+    return Json(selected(await with_.states.get(who, uuid_of(thread_id, "thread"), subgraphs=subgraphs), names))
+
+
+@router.post("/{thread_id}/state", openapi_extra=body_docs(StateUpdate), summary="Update the state")
+async def update_state(thread_id: str, request: Request, with_: With, who: MayUpdate) -> Response:
+    body = await read(request, StateUpdate)
+    checkpoint = await with_.states.update(
+        who, uuid_of(thread_id, "thread"), body.values, as_node=body.as_node, checkpoint=body.start
+    )
+    return Json(
+        {"checkpoint": checkpoint, "configurable": checkpoint, "checkpoint_id": checkpoint.get("checkpoint_id")}
+    )
+
+
+@router.post("/{thread_id}/state/checkpoint", openapi_extra=body_docs(StateAt), summary="The state at a checkpoint")
+async def state_at(thread_id: str, request: Request, with_: With, who: MayRead) -> Response:
+    body = await read(request, StateAt)
+    names = selection(body.select)
+    checkpoint = body.checkpoint.model_dump(exclude_none=True)
+    state = await with_.states.get(who, uuid_of(thread_id, "thread"), checkpoint, subgraphs=body.subgraphs)
+    return Json(selected(state, names))
+
+
+@router.get("/{thread_id}/state/{checkpoint_id}", summary="The state at a checkpoint id")
+async def state_of(
+    thread_id: str, checkpoint_id: str, with_: With, who: MayRead, subgraphs: bool = False, select: Select = None
+) -> Response:
+    names = selection(select)
+    checkpoint = {"checkpoint_id": checkpoint_id}
+    state = await with_.states.get(who, uuid_of(thread_id, "thread"), checkpoint, subgraphs=subgraphs)
+    return Json(selected(state, names))
+
+
+@router.get("/{thread_id}/history", summary="Past states, newest first")
+async def history(
+    thread_id: str,
+    with_: With,
+    who: MayRead,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 1,
+    before: str | None = None,
+    select: Select = None,
+) -> Response:
+    names = selection(select)
+    states = await with_.states.history(who, uuid_of(thread_id, "thread"), limit=limit, before=before)
+    return Json([selected(state, names) for state in states])
+
+
+@router.post("/{thread_id}/history", openapi_extra=body_docs(HistorySearch), summary="Search past states")
+async def search_history(thread_id: str, request: Request, with_: With, who: MayRead) -> Response:
+    body = await read(request, HistorySearch)
+    names = selection(body.select)
+    checkpoint = body.checkpoint.model_dump(exclude_none=True) if body.checkpoint else None
+    states = await with_.states.history(
+        who,
+        uuid_of(thread_id, "thread"),
+        limit=body.limit,
+        before=before_checkpoint(body.before),
+        metadata=body.metadata,
+        checkpoint=checkpoint,
+    )
+    return Json([selected(state, names) for state in states])
