@@ -271,7 +271,8 @@ async def test_an_answer_is_kept_when_its_sender_leaves(server: Server, http: ht
         assert got.status_code == 200
 
     async def arrived() -> bool:
-        return list(questions(http, asked)) == ["and this?"]
+        at_rest = get_thread(http, asked)["status"] == "interrupted"
+        return at_rest and list(questions(http, asked)) == ["and this?"]
 
     await eventually(arrived, "the second question")
     assert get_thread(http, asked)["values"] == {"log": [{"first": "yes"}]}
