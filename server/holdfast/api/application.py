@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from holdfast import __version__
-from holdfast.api import assistants, crons, problems, runs, stateless, system, threads
+from holdfast.api import assistants, crons, mcp, problems, runs, stateless, system, threads
 from holdfast.api.deps import Services
 
 EXPOSED_HEADERS = ["content-location", "location", "x-pagination-next", "x-pagination-total"]
@@ -25,6 +25,7 @@ def create_app(services: Services) -> FastAPI:
         crons.router,
         runs.router,
         stateless.router,
+        mcp.router,
     ):
         app.include_router(router)
     problems.install(app)
