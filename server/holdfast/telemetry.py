@@ -15,6 +15,7 @@ def configure_logging(level: str) -> None:
     )
     for chatty in ("httpx", "httpcore", "openai", "uvicorn.access", "mcp"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("a2a").setLevel(logging.CRITICAL)  # It logs every client's mistake, with a traceback.
     logging.getLogger("uvicorn.error").addFilter(_is_news)
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import Awaitable
+import logging
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -18,11 +19,16 @@ from starlette.types import Message
 
 from holdfast.api.auth import Action, Resource
 from holdfast.api.deps import Services, With
-from holdfast.api.responses import KEEP_ALIVE_SECONDS, slow_json
+from holdfast.api.responses import KEEP_ALIVE_SECONDS, Json, slow_json
 from holdfast.rules.caller import Caller
 from holdfast.wire import codec
 
-BYTES = frozenset({b"accept", b"content-length", b"content-type"})
+logger = logging.getLogger(__name__)
+
+MESSAGE_DOCS = {"requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}}
+"""How a JSON-RPC message shows up in the OpenAPI document."""
+
+ABOUT_BODIES = frozenset({b"accept", b"content-length", b"content-type"})
 
 
 async def known(request: Request, with_: With) -> Caller:
@@ -50,12 +56,27 @@ async def loaded(module: str) -> Any:
     return await asyncio.to_thread(importlib.import_module, module)
 
 
+async def described(with_: Services, graph_id: str) -> Mapping[str, Any]:
+    """A graph's schemas; none where it cannot be described."""
+    try:
+        return await with_.catalog.schemas(graph_id)
+    except Exception:  # a factory is the user's code, and a failure of its cannot take the other graphs with it
+        logger.warning("graph %s cannot be described", graph_id, exc_info=True)
+        return {}
+
+
+def refusal(code: int, message: str, request_id: Any = None, *, status: int = 200) -> Response:
+    """A JSON-RPC error."""
+    error = {"code": code, "message": message}
+    return Json({"jsonrpc": "2.0", "id": request_id, "error": error}, status_code=status)
+
+
 def handed_on(request: Request, body: Any) -> Request:
     """The request for an SDK, with a body that was read and checked already.
 
     Clients may name any content type, as everywhere else.
     """
-    kept = [header for header in request.scope["headers"] if header[0] not in BYTES]
+    kept = [header for header in request.scope["headers"] if header[0] not in ABOUT_BODIES]
     headers = [*kept, (b"accept", b"application/json, text/event-stream"), (b"content-type", b"application/json")]
     messages: list[Message] = [{"type": "http.request", "body": codec.dumps_exact(body), "more_body": False}]
 

@@ -7,17 +7,14 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request, Response
 
 from holdfast.api.deps import With, read_json
-from holdfast.api.jsonrpc import in_time, known, loaded
+from holdfast.api.jsonrpc import MESSAGE_DOCS, in_time, known, loaded, refusal
 from holdfast.api.problems import detail
-from holdfast.api.responses import Json
 from holdfast.errors import Invalid
 from holdfast.rules.caller import Caller
 
 router = APIRouter(tags=["MCP"])
 
 Who = Annotated[Caller, Depends(known)]
-
-MESSAGE_DOCS = {"requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}}
 
 
 @router.post("/mcp", include_in_schema=False)
@@ -26,7 +23,7 @@ async def post(request: Request, with_: With, who: Who) -> Response:
     try:
         message = await read_json(request)
     except Invalid as error:
-        return Json({"jsonrpc": "2.0", "id": None, "error": {"code": -32700, "message": str(error)}}, status_code=400)
+        return refusal(-32700, str(error), status=400)
     tools = await loaded("holdfast.api.mcp_tools")
     return await in_time(with_, tools.answer(with_, who, request, message))
 

@@ -36,7 +36,7 @@ from holdfast import __version__
 from holdfast.api import following
 from holdfast.api.assistants import resolve
 from holdfast.api.deps import Services, uuid_of
-from holdfast.api.jsonrpc import handed_on, permitted
+from holdfast.api.jsonrpc import described, handed_on, permitted
 from holdfast.api.problems import invalid
 from holdfast.api.starting import Origin, Started, origin, start
 from holdfast.db.assistants import system_assistant_id
@@ -46,7 +46,7 @@ from holdfast.rules.command import is_answer_map
 from holdfast.rules.run import RunStatus
 from holdfast.wire import codec
 from holdfast.wire import mcp as wire
-from holdfast.wire.runs import RunCreate
+from holdfast.wire.runs import RunCreate, graph_output
 
 logger = logging.getLogger(__name__)
 
@@ -79,17 +79,12 @@ async def answer(with_: Services, who: Caller, request: Request, message: Any) -
 
 @dataclass(frozen=True, slots=True)
 class _Tool:
-    """An assistant as a tool; `shown` are the keys of its output, or None for all of them."""
+    """An assistant as a tool."""
 
     assistant: Mapping[str, Any]
     input: wire.ToolInput
-    shown: frozenset[str] | None
-
-    def output(self, values: Mapping[str, Any]) -> Any:
-        """What of a thread's values the graph gives out."""
-        if values.keys() == {"__root__"}:
-            return values["__root__"]
-        return {key: value for key, value in values.items() if self.shown is None or key in self.shown}
+    output: Mapping[str, Any] | None
+    """The graph's output schema."""
 
 
 class _Tools:
@@ -147,13 +142,8 @@ class _Tools:
             raise MCPError(code=INVALID_PARAMS, message=f"Unknown tool: {name}") from None
 
     async def _described(self, assistant: Mapping[str, Any]) -> _Tool:
-        try:
-            schemas = await self._with.catalog.schemas(assistant["graph_id"])
-        except Exception:  # a factory is the user's code, and its failure must not hide the other tools
-            logger.warning("graph %s cannot be described", assistant["graph_id"], exc_info=True)
-            schemas = {}
-        shown = (schemas.get("output_schema") or {}).get("properties")
-        return _Tool(assistant, wire.ToolInput.of(schemas.get("input_schema")), frozenset(shown) if shown else None)
+        schemas = await described(self._with, assistant["graph_id"])
+        return _Tool(assistant, wire.ToolInput.of(schemas.get("input_schema")), schemas.get("output_schema"))
 
     async def _start(self, body: dict[str, Any], thread_id: UUID | None) -> Started:
         asked = {**body, **({"thread_id": str(thread_id)} if thread_id else {})}
@@ -172,7 +162,7 @@ class _Tools:
         if row is None or row["status"] == RunStatus.INTERRUPTED:
             return wire.failed("The run was cancelled.")
         interrupts = values.pop("__interrupt__", [])
-        output = tool.output(values)
+        output = graph_output(values, tool.output)
         if not interrupts:
             return wire.completed(output)
         if _asks_its_user(ctx):

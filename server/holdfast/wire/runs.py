@@ -267,6 +267,14 @@ def _whole_view(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def graph_output(values: Mapping[str, Any], output_schema: Mapping[str, Any] | None) -> Any:
+    """What of a thread's values a graph gives out, by its output schema; all of them where it has none."""
+    if values.keys() == {"__root__"}:
+        return values["__root__"]
+    shown = (output_schema or {}).get("properties")
+    return {key: value for key, value in values.items() if not shown or key in shown}
+
+
 def _durability(body: RunCreate) -> Durability:
     if body.durability is not None:
         return body.durability
