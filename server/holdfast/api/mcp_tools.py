@@ -36,7 +36,7 @@ from holdfast import __version__
 from holdfast.api import following
 from holdfast.api.assistants import resolve
 from holdfast.api.deps import Services, uuid_of
-from holdfast.api.jsonrpc import described, handed_on, permitted
+from holdfast.api.jsonrpc import described, handed_on, permitted, refusal
 from holdfast.api.problems import invalid
 from holdfast.api.starting import Origin, Started, origin, start
 from holdfast.db.assistants import system_assistant_id
@@ -56,6 +56,9 @@ PAGE = 100
 
 async def answer(with_: Services, who: Caller, request: Request, message: Any) -> Response:
     """The answer to one message of a client."""
+    if not isinstance(message, dict) or type(message.get("id", "")) not in (int, str):
+        # The SDK takes a request whose id it cannot use for a notification, and would let its client wait.
+        return refusal(INVALID_REQUEST, "The body must be one JSON-RPC message, its id text or an integer", status=400)
     tools = _Tools(with_, who, origin(request))
     server: Server[Any] = Server("Holdfast", version=__version__, get_tool_input_schema=lambda _: None)
     server.add_request_handler("tools/list", PaginatedRequestParams, tools.page)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from langchain_core.language_models.fake_chat_models import FakeListChatModel, GenericFakeChatModel
 from langchain_core.messages import AIMessage, AnyMessage
 from langgraph.config import get_stream_writer
+from langgraph.func import entrypoint
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.types import Send, interrupt
@@ -150,3 +151,20 @@ async def _tell(state: Chat) -> dict[str, Any]:
 
 
 story = StateGraph(Chat).add_node("tell", _tell).add_edge(START, "tell").add_edge("tell", END)
+
+
+def _ask_with_schema(state: Log) -> Log:
+    schema = {
+        "type": "object",
+        "properties": {"approved": {"type": "boolean"}, "note": {"type": "string"}},
+        "required": ["approved"],
+    }
+    return {"log": [interrupt({"question": "may I?"}, response_schema=schema)]}
+
+
+typed_ask = StateGraph(Log).add_node("ask", _ask_with_schema).add_edge(START, "ask").add_edge("ask", END)
+
+
+@entrypoint()
+async def shout(text: str) -> str:
+    return text.upper()
