@@ -15,7 +15,19 @@ from tests.support.rpc import ask, call, error, message
 from tests.support.server import Server
 from tests.support.talk import until
 
-GRAPHS = {"approve", "echo", "failing", "mirror", "nested", "nested_ask", "parallel", "shout", "steps", "twice", "typed_ask"}
+GRAPHS = {
+    "approve",
+    "echo",
+    "failing",
+    "mirror",
+    "nested",
+    "nested_ask",
+    "parallel",
+    "shout",
+    "steps",
+    "twice",
+    "typed_ask",
+}
 both_generations = pytest.mark.parametrize("mode", ["legacy", "auto"])
 
 

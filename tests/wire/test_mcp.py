@@ -68,7 +68,9 @@ def test_a_graphs_own_keys_keep_their_names() -> None:
     assert tool.graph_input(given) == {"thread_id": 5, "text": "hi"}
 
 
-@pytest.mark.parametrize("schema", [None, {}, {"type": "string"}, {"$ref": "#/$defs/A", "$defs": {"A": {"type": "null"}}}])
+@pytest.mark.parametrize(
+    "schema", [None, {}, {"type": "string"}, {"$ref": "#/$defs/A", "$defs": {"A": {"type": "null"}}}]
+)
 def test_every_schema_becomes_that_of_an_object(schema: Any) -> None:
     assert ToolInput.of(schema).schema["type"] == "object"
 

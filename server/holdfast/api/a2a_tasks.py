@@ -62,7 +62,16 @@ from holdfast.api.jsonrpc import described, handed_on, in_time, permitted, refus
 from holdfast.api.problems import invalid
 from holdfast.api.responses import Json, event_stream
 from holdfast.api.starting import Origin, Started, origin, start
-from holdfast.errors import Conflict, DatabaseUnavailable, Forbidden, HoldfastError, Invalid, Missing, Refusal
+from holdfast.errors import (
+    Conflict,
+    DatabaseUnavailable,
+    Forbidden,
+    HoldfastError,
+    Invalid,
+    Missing,
+    Refusal,
+    Unsaveable,
+)
 from holdfast.rules.caller import Caller
 from holdfast.wire import a2a as wire
 from holdfast.wire import codec, sse
@@ -82,9 +91,9 @@ async def answer(with_: Services, who: Caller, assistant_id: str, request: Reque
     except (Invalid, Missing) as error:
         return refusal(-32602, str(error), head.get("id"))
     agent = _Agent(with_, who, assistant, origin(request))
-    method = head.get("method")
+    method = str(head.get("method"))
     # A client that names no version is known by its method's name: those of v0.3 have a slash.
-    context = _Context("0.3" if "/" in str(method) else "1.0")
+    context = _Context("0.3" if "/" in method else "1.0")
     dispatcher = JsonRpcDispatcher(agent, context, enable_v0_3_compat=True)
     coming = dispatcher.handle_requests(handed_on(request, message))
     if method not in STREAMED:
@@ -382,7 +391,7 @@ def _as_a2a_errors() -> Iterator[None]:
         raise UnsupportedOperationError(str(error)) from None
     except Forbidden as error:
         raise InvalidRequestError(str(error)) from None
-    except Refusal as error:
+    except (Refusal, Unsaveable) as error:
         raise InvalidParamsError(str(error)) from None
     except DatabaseUnavailable as error:
         logger.warning("answered an error: %s", error)

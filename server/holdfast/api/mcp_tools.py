@@ -40,7 +40,7 @@ from holdfast.api.jsonrpc import described, handed_on, permitted, refusal
 from holdfast.api.problems import invalid
 from holdfast.api.starting import Origin, Started, origin, start
 from holdfast.db.assistants import system_assistant_id
-from holdfast.errors import DatabaseUnavailable, Forbidden, HoldfastError, Invalid, Missing, Refusal
+from holdfast.errors import DatabaseUnavailable, Forbidden, HoldfastError, Invalid, Missing, Refusal, Unsaveable
 from holdfast.rules.caller import Caller
 from holdfast.rules.command import is_answer_map
 from holdfast.rules.run import RunStatus
@@ -123,8 +123,8 @@ class _Tools:
                 run = await self._start(body, thread_id)
             except Forbidden:
                 raise
-            except Refusal as refusal:
-                return wire.failed(str(refusal))
+            except (Refusal, Unsaveable) as error:
+                return wire.failed(str(error))
             return await self._result(ctx, tool, run)
 
     async def _names(self, who: Caller) -> dict[str, Mapping[str, Any]]:
