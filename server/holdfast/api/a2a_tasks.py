@@ -76,6 +76,7 @@ from holdfast.rules.caller import Caller
 from holdfast.wire import a2a as wire
 from holdfast.wire import codec, sse
 from holdfast.wire.runs import RunCreate, graph_output
+from holdfast.wire.threads import searchable
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +151,7 @@ class _Agent(RequestHandler):
             validate_history_length(config)
             accepted = await self._accept(params, followed=config.return_immediately)
             if accepted.run is not None and not config.return_immediately:
-                await following.result(self._with, self._who, accepted.run)
+                await following.result(self._with, await self._reader(accepted.thread_id), accepted.run)
             return await self._read(accepted.thread_id, accepted.task_id, config)
 
     @validate_request_params
@@ -200,7 +201,7 @@ class _Agent(RequestHandler):
                 after=wire.parse_page_token(params.page_token) if params.page_token else None,
                 limit=size + 1,
             )
-            tasks = [await self._view(row, params, whole=params.include_artifacts) for row in rows[:size]]
+            tasks = [await self._view(who, row, params, whole=params.include_artifacts) for row in rows[:size]]
         return ListTasksResponse(
             tasks=tasks,
             page_size=size,
@@ -212,9 +213,9 @@ class _Agent(RequestHandler):
     async def on_cancel_task(self, params: CancelTaskRequest, context: ServerCallContext) -> Task:
         del context
         with _as_a2a_errors():
-            who = await permitted(self._with, self._who, "threads", "update", {"task_id": params.id})
             row = await self._task(params.id)
             run = Started(row["run_id"], row["thread_id"])
+            who = await permitted(self._with, self._who, "threads", "update", {"thread_id": str(run.thread_id)})
             if row["state"] not in wire.IN_PROGRESS:
                 raise TaskNotCancelableError(f"The task is {row['state']}: there is nothing to cancel.")
             try:
@@ -242,6 +243,7 @@ class _Agent(RequestHandler):
     async def _accept(self, params: SendMessageRequest, *, followed: bool) -> _Accepted:
         """The task of a message: the one that it answers or repeats, or a new one."""
         message = params.message
+        searchable(message.message_id, "messageId")
         given = uuid_of(message.context_id, "context") if message.context_id else None
         if message.task_id:
             row = await self._task(message.task_id)
@@ -250,14 +252,13 @@ class _Agent(RequestHandler):
             given = row["thread_id"]
         if given is None:
             return await self._begin(params, uuids.uuid7(), followed=followed)
-        known = await self._with.tasks.of_message(self._who, self._assistant_id, given, message.message_id)
+        who = await self._reader(given)
+        known = await self._with.tasks.of_message(who, self._assistant_id, given, message.message_id)
         if known is not None:
             return _Accepted(given, known, None)
         if message.task_id:
             return await self._continue(params, row, followed=followed)
-        asking = await self._with.tasks.page(
-            self._who, self._assistant_id, thread_id=given, state="input-required", limit=1
-        )
+        asking = await self._with.tasks.page(who, self._assistant_id, thread_id=given, state="input-required", limit=1)
         if asking:
             return await self._continue(params, asking[0], followed=followed)
         return await self._begin(params, given, followed=followed)
@@ -302,38 +303,43 @@ class _Agent(RequestHandler):
 
     async def _task(self, task: str) -> Mapping[str, Any]:
         thread_id, run_id = wire.parse_task_id(task)
-        who = await permitted(self._with, self._who, "threads", "read", {"thread_id": str(thread_id)})
-        return await self._with.tasks.get(who, self._assistant_id, thread_id, run_id)
+        return await self._with.tasks.get(await self._reader(thread_id), self._assistant_id, thread_id, run_id)
+
+    async def _reader(self, thread_id: UUID) -> Caller:
+        """The caller, who may read this thread."""
+        return await permitted(self._with, self._who, "threads", "read", {"thread_id": str(thread_id)})
 
     async def _read(self, thread_id: UUID, task_id: UUID, config: Any) -> Task:
-        row = await self._with.tasks.get(self._who, self._assistant_id, thread_id, task_id)
-        return await self._view(row, config)
+        who = await self._reader(thread_id)
+        row = await self._with.tasks.get(who, self._assistant_id, thread_id, task_id)
+        return await self._view(who, row, config)
 
-    async def _view(self, row: Mapping[str, Any], config: Any, *, whole: bool = True) -> Task:
-        output = await self._output(row) if whole and row["state"] in ("completed", "input-required") else None
+    async def _view(self, who: Caller, row: Mapping[str, Any], config: Any, *, whole: bool = True) -> Task:
+        output = await self._output(who, row) if whole and row["state"] in ("completed", "input-required") else None
         return apply_history_length(wire.task_view(row, output), config)
 
-    async def _output(self, row: Mapping[str, Any]) -> Any:
+    async def _output(self, who: Caller, row: Mapping[str, Any]) -> Any:
         """What the graph put out at the end of the task's last run."""
         if row["newest"]:
-            thread = await self._with.threads.result(self._who, row["thread_id"])
+            thread = await self._with.threads.result(who, row["thread_id"])
             values = codec.loads(thread["values"]) if thread else {}
         else:
             left = {"run_id": str(row["run_id"])}
-            states = await self._with.states.history(self._who, row["thread_id"], limit=1, metadata=left)
+            states = await self._with.states.history(who, row["thread_id"], limit=1, metadata=left)
             values = codec.loads(codec.dumps(states[0]["values"])) if states else {}
         schemas = await described(self._with, self._assistant["graph_id"])
         return graph_output(values, schemas.get("output_schema"))
 
     async def _follow(self, thread_id: UUID, task_id: UUID) -> AsyncIterator[Event]:
         """A task from now on: as it stands, what the agent says piece by piece, and how it ends."""
-        row = await self._with.tasks.get(self._who, self._assistant_id, thread_id, task_id)
-        first = await self._view(row, SendMessageConfiguration())
+        who = await self._reader(thread_id)
+        row = await self._with.tasks.get(who, self._assistant_id, thread_id, task_id)
+        first = await self._view(who, row, SendMessageConfiguration())
         yield first
         if row["state"] not in wire.IN_PROGRESS:
             return
         said = _Said(first)
-        async for frames in self._with.events.follow(self._who, row["run_id"], following.FROM_THE_START):
+        async for frames in self._with.events.follow(who, row["run_id"], following.FROM_THE_START):
             for frame in frames:
                 if (event := said.piece(frame)) is not None:
                     yield event

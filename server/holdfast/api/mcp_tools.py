@@ -119,13 +119,12 @@ class _Tools:
         with _as_protocol_errors():
             tool = await self._tool(params.name)
             try:
-                body, thread_id = _run_of(tool, params)
-                run = await self._start(body, thread_id)
+                who, run = await self._start(*_run_of(tool, params))
             except Forbidden:
                 raise
             except (Refusal, Unsaveable) as error:
                 return wire.failed(str(error))
-            return await self._result(ctx, tool, run)
+            return await self._result(ctx, tool, who, run)
 
     async def _names(self, who: Caller) -> dict[str, Mapping[str, Any]]:
         rows = await self._with.assistants.search(who, limit=None)
@@ -148,20 +147,23 @@ class _Tools:
         schemas = await described(self._with, assistant["graph_id"])
         return _Tool(assistant, wire.ToolInput.of(schemas.get("input_schema")), schemas.get("output_schema"))
 
-    async def _start(self, body: dict[str, Any], thread_id: UUID | None) -> Started:
+    async def _start(self, body: dict[str, Any], thread_id: UUID | None) -> tuple[Caller, Started]:
         asked = {**body, **({"thread_id": str(thread_id)} if thread_id else {})}
         who = await permitted(self._with, self._who, "threads", "create_run", asked)
         try:
             create = RunCreate.model_validate(asked)
         except ValidationError as error:
             raise invalid(error) from None
-        return await start(self._with, who, create, thread_id=thread_id, followed=False, origin=self._origin)
+        run = await start(self._with, who, create, thread_id=thread_id, followed=False, origin=self._origin)
+        return who, run
 
-    async def _result(self, ctx: ServerRequestContext[Any, Any], tool: _Tool, run: Started) -> dict[str, Any]:
-        values = codec.loads(await following.result(self._with, self._who, run))
+    async def _result(
+        self, ctx: ServerRequestContext[Any, Any], tool: _Tool, who: Caller, run: Started
+    ) -> dict[str, Any]:
+        values = codec.loads(await following.result(self._with, who, run))
         if error := values.get("__error__"):
             return wire.failed(f"{error['error']}: {error['message']}")
-        row = await self._with.runs.find(self._who, run.run_id)
+        row = await self._with.runs.find(who, run.run_id)
         if row is None or row["status"] == RunStatus.INTERRUPTED:
             return wire.failed("The run was cancelled.")
         interrupts = values.pop("__interrupt__", [])
