@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -152,6 +153,33 @@ def test_other_peoples_tasks_contexts_and_agents_do_not_exist(
     refused(bob.get(f"/a2a/{agent}"), 404)
     assert ada.get(f"/a2a/{agent}").json()["name"] == "secret agent"
     assert send(ada, "approve", "yes", taskId=task["id"])["status"]["state"] == "TASK_STATE_COMPLETED"
+
+
+FRAGILE = """
+from langgraph.graph import START, StateGraph
+
+sound = StateGraph(dict).add_node("a", lambda state: {"said": "hi"}).add_edge(START, "a")
+
+
+def fragile(config):
+    raise RuntimeError("needs a key that is not there")
+"""
+
+
+def test_a_graph_that_cannot_be_made_hides_no_other_and_is_the_only_one_to_fail(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    (tmp_path / "graphs.py").write_text(FRAGILE)
+    graphs = {"sound": "./graphs.py:sound", "fragile": "./graphs.py:fragile"}
+    config = tmp_path / "langgraph.json"
+    config.write_text(json.dumps({"dependencies": ["."], "graphs": graphs}))
+    with cluster.database() as url, Server(database_url=url, config=config) as running, running.http() as http:
+        assert tools(http) == ["fragile", "sound"]
+        assert run(http, "sound")["isError"] is False
+        assert "needs a key" in run(http, "fragile")["content"][0]["text"]
+        failed = send(http, "fragile", {"a": 1})
+        assert failed["status"]["state"] == "TASK_STATE_FAILED"
+        assert http.get("/a2a/fragile").json()["name"] == "fragile"
 
 
 def test_a_body_over_the_limit_is_refused(cluster: Cluster) -> None:

@@ -75,9 +75,8 @@ async def answer(with_: Services, who: Caller, request: Request, message: Any) -
     async with manager.run():
         await manager.handle_request(handed.scope, handed.receive, send)
     head, *rest = said
-    response = Response(b"".join(part.get("body", b"") for part in rest), status_code=head["status"])
-    response.raw_headers = [*head["headers"]]
-    return response
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head["headers"]}
+    return Response(b"".join(part.get("body", b"") for part in rest), head["status"], headers)
 
 
 @dataclass(frozen=True, slots=True)
