@@ -9,10 +9,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
 
 import httpx
-import psycopg
 import pytest
 
 from tests.conformance.test_a2a import new, send
@@ -28,14 +26,8 @@ MANY = 230
 
 
 @pytest.fixture(scope="module")
-def database(cluster: Cluster) -> Iterator[str]:
-    with cluster.database() as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def guarded(database: str) -> Iterator[Server]:
-    with Server(database_url=database, config=PROJECT, HOLDFAST_API_KEYS=KEYS) as running:
+def guarded(cluster: Cluster) -> Iterator[Server]:
+    with cluster.database() as url, Server(database_url=url, config=PROJECT, HOLDFAST_API_KEYS=KEYS) as running:
         yield running
 
 
@@ -51,16 +43,10 @@ def bob(guarded: Server) -> Iterator[httpx.Client]:
         yield client
 
 
-def hire(database: str, *names: str, owner: str = "ada", graph: str = "steps") -> list[UUID]:
+def hire(http: httpx.Client, *names: str) -> list[str]:
     """The ids of new assistants."""
-    ids = [uuid4() for _ in names]
-    with psycopg.connect(database, autocommit=True) as conn, conn.cursor() as cursor:
-        cursor.executemany(
-            "INSERT INTO holdfast.assistants (assistant_id, owner, graph_id, name, created_at, updated_at)"
-            " VALUES (%s, %s, %s, %s, now(), now())",
-            [(number, owner, graph, name) for number, name in zip(ids, names, strict=True)],
-        )
-    return ids
+    made = [http.post("/assistants", json={"graph_id": "steps", "name": name}).json() for name in names]
+    return [assistant["assistant_id"] for assistant in made]
 
 
 def tools(http: httpx.Client) -> list[str]:
@@ -98,11 +84,9 @@ def test_a_card_says_that_a_key_is_needed(ada: httpx.Client) -> None:
 
 
 @pytest.mark.requirement("mcp.tool-names")
-def test_every_assistant_is_one_tool_and_names_are_told_apart(
-    database: str, ada: httpx.Client, bob: httpx.Client
-) -> None:
+def test_every_assistant_is_one_tool_and_names_are_told_apart(ada: httpx.Client, bob: httpx.Client) -> None:
     others = tools(bob)
-    mine = hire(database, "helper", "twin", "twin", "steps")
+    mine = hire(ada, "helper", "twin", "twin", "steps")
     names = tools(ada)
     assert set(names) - set(others) == {name for name in names if name not in others}
     assert len(names) == len(set(names)) == len(others) + 4
@@ -113,15 +97,15 @@ def test_every_assistant_is_one_tool_and_names_are_told_apart(
         assert run(ada, name, count=1)["structuredContent"]["log"] == [0]
     # Bob sees none of them, under whatever name.
     assert tools(bob) == others
-    for name in ("helper", str(mine[0]), *[name for name in names if name.startswith("twin-")]):
+    for name in ("helper", mine[0], *[name for name in names if name.startswith("twin-")]):
         assert error(bob, "/mcp", "tools/call", {"name": name})[0] == -32602
     assert error(ada, "/mcp", "tools/call", {"name": "twin"}) == (-32602, "Unknown tool: twin")
 
 
 @pytest.mark.requirement("mcp.pages")
-def test_many_tools_come_in_pages(database: str, bob: httpx.Client) -> None:
+def test_many_tools_come_in_pages(bob: httpx.Client) -> None:
     before = tools(bob)
-    hire(database, *[f"agent {number}" for number in range(MANY)], owner="bob")
+    hire(bob, *[f"agent {number}" for number in range(MANY)])
     names = tools(bob)
     assert len(names) == len(set(names)) == len(before) + MANY
     assert "agent_229" in names
@@ -138,9 +122,7 @@ def test_other_peoples_questions_cannot_be_answered_through_a_tool(ada: httpx.Cl
 
 
 @pytest.mark.requirement("a2a.other-people")
-def test_other_peoples_tasks_contexts_and_agents_do_not_exist(
-    database: str, ada: httpx.Client, bob: httpx.Client
-) -> None:
+def test_other_peoples_tasks_contexts_and_agents_do_not_exist(ada: httpx.Client, bob: httpx.Client) -> None:
     task = send(ada, "approve", {"log": ["private"]})
     for method in ("GetTask", "CancelTask", "SubscribeToTask", "tasks/get"):
         assert error(bob, "/a2a/approve", method, {"id": task["id"]})[0] == -32001
@@ -148,7 +130,7 @@ def test_other_peoples_tasks_contexts_and_agents_do_not_exist(
     assert error(bob, "/a2a/approve", "SendMessage", new({"log": []}, contextId=task["contextId"]))[0] == -32001
     assert call(bob, "/a2a/approve", "ListTasks", {})["tasks"] == []
     assert call(bob, "/a2a/approve", "ListTasks", {"contextId": task["contextId"]})["totalSize"] == 0
-    [agent] = hire(database, "secret agent")
+    [agent] = hire(ada, "secret agent")
     assert error(bob, f"/a2a/{agent}", "SendMessage", new({"count": 1}))[0] == -32602
     refused(bob.get(f"/a2a/{agent}"), 404)
     assert ada.get(f"/a2a/{agent}").json()["name"] == "secret agent"

@@ -39,7 +39,7 @@ from holdfast.api.deps import Services, uuid_of
 from holdfast.api.jsonrpc import described, handed_on, permitted, refusal
 from holdfast.api.problems import invalid
 from holdfast.api.starting import Origin, Started, origin, start
-from holdfast.db.assistants import system_assistant_id
+from holdfast.db.assistants import AssistantFilter, system_assistant_id
 from holdfast.errors import DatabaseUnavailable, Forbidden, HoldfastError, Invalid, Missing, Refusal, Unsaveable
 from holdfast.rules.caller import Caller
 from holdfast.rules.command import is_answer_map
@@ -52,6 +52,9 @@ logger = logging.getLogger(__name__)
 
 PAGE = 100
 """Tools in an answer to `tools/list`."""
+
+MOST_TOOLS = 10_000
+"""Assistants that are tools; a name is made unique among all of them."""
 
 
 async def answer(with_: Services, who: Caller, request: Request, message: Any) -> Response:
@@ -126,7 +129,9 @@ class _Tools:
             return await self._result(ctx, tool, who, run)
 
     async def _names(self, who: Caller) -> dict[str, Mapping[str, Any]]:
-        rows = await self._with.assistants.search(who, limit=None)
+        rows = await self._with.assistants.search(
+            who, AssistantFilter(), limit=MOST_TOOLS, sort_by="created_at", descending=False
+        )
         return wire.tool_names(rows, {system_assistant_id(graph_id) for graph_id in self._with.catalog.ids()})
 
     async def _tool(self, name: str) -> _Tool:
