@@ -30,6 +30,7 @@ from holdfast.api.application import create_app
 from holdfast.api.auth import KeyGate
 from holdfast.api.crons import fire
 from holdfast.api.deps import Idle, Services
+from holdfast.db.a2a import Tasks
 from holdfast.db.admission import Admissions
 from holdfast.db.assistants import Assistants
 from holdfast.db.bell import Bell
@@ -179,6 +180,7 @@ async def _assembled(settings: Settings, part: Part, own_url: str) -> AsyncItera
             admissions=Admissions(database, _default_ttl(ttl)),
             keys=keys,
             runs=runs,
+            tasks=Tasks(database),
             events=events,
             bell=bell,
             states=States(database, threads, graphs, stores),

@@ -13,8 +13,9 @@ def configure_logging(level: str) -> None:
     logging.basicConfig(
         level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", force=True
     )
-    for chatty in ("httpx", "httpcore", "openai", "uvicorn.access"):
+    for chatty in ("httpx", "httpcore", "openai", "uvicorn.access", "mcp"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("a2a").setLevel(logging.CRITICAL)  # It logs every client's mistake, with a traceback.
     logging.getLogger("uvicorn.error").addFilter(_is_news)
 
 

@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from holdfast import __version__
-from holdfast.api import assistants, crons, problems, runs, stateless, states, store, system, threads
+from holdfast.api import a2a, assistants, crons, mcp, problems, runs, stateless, states, store, system, threads
 from holdfast.api.deps import Services
 
 EXPOSED_HEADERS = ["content-location", "location", "x-pagination-next", "x-pagination-total"]
@@ -27,6 +27,8 @@ def create_app(services: Services) -> FastAPI:
         runs.router,
         stateless.router,
         store.router,
+        mcp.router,
+        a2a.router,
     ):
         app.include_router(router)
     problems.install(app)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, RootModel, ValidationError
 
 from holdfast.api.auth import Action, Gate, Resource
 from holdfast.api.problems import invalid
+from holdfast.db.a2a import Tasks
 from holdfast.db.admission import Admissions
 from holdfast.db.assistants import Assistants
 from holdfast.db.bell import Bell
@@ -143,6 +144,7 @@ class Services:
     admissions: Admissions
     keys: IdempotencyKeys
     runs: Runs
+    tasks: Tasks
     events: EventLog
     bell: Bell
     states: StateReader

@@ -159,7 +159,7 @@ async def _new_run(
     if origin.firing is not None:
         identity["cron_id"] = metadata["cron_id"] = str(origin.firing.cron_id)
     config["configurable"] = {**config["configurable"], **identity}
-    temporary = thread_id is None and body.on_completion == "delete"
+    temporary = thread_id is None and body.on_completion != "keep"
     kwargs = stored_kwargs(body, config, context, answers.values if answers else None, temporary=temporary)
     return NewRun(
         run_id=run_id,

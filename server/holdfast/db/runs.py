@@ -81,6 +81,12 @@ class RunEnd:
     event_seq: int = 0
     rollback: bool = False
     values: bytes | None = None
+    keep_interrupted: bool = False
+    """An ephemeral thread stays if it asks something."""
+
+    @property
+    def keeps_thread(self) -> bool:
+        return self.keep_interrupted and self.outcome is not None and bool(self.outcome.interrupts)
 
 
 class Runs:
@@ -301,7 +307,7 @@ class Runs:
                 await cancelling.rest(conn, [run.thread_id], end.error, failed=bool(end.error), event_seq=end.event_seq)
             else:
                 await self._settle(conn, run, end.outcome, end.event_seq)
-            if run.ephemeral:
+            if run.ephemeral and not end.keeps_thread:
                 await conn.execute(statements("threads")["hide"], {"thread_ids": [run.thread_id]})
 
     async def _settle(self, conn: Connection, run: Claimed, outcome: threads.Outcome, event_seq: int) -> None:

@@ -34,6 +34,8 @@ RunField = Literal[
 """What `select` takes. The SDK's list has `cancel_reason`, which nobody can give; it is null."""
 
 Nodes = Literal["*"] | list[str]
+OnCompletion = Literal["delete", "keep", "keep_interrupted"]
+"""What becomes of a stateless run's thread; `keep_interrupted` keeps one that asks something, for the answer."""
 
 
 def _listed(value: object) -> object:
@@ -100,7 +102,7 @@ class RunCreate(BaseModel):
     durability: Durability | None = None
     checkpoint_during: bool | None = None
     on_disconnect: Literal["cancel", "continue"] = "continue"
-    on_completion: Literal["delete", "keep"] = "delete"
+    on_completion: OnCompletion = "delete"
     webhook: str | None = None
 
     @field_validator("config", "metadata", "multitask_strategy", "on_disconnect", "if_not_exists", mode="before")
@@ -167,6 +169,7 @@ class RunKwargs:
     subgraphs: bool
     durability: Durability
     checkpoint: Mapping[str, Any] | None
+    on_completion: OnCompletion | None
 
     @classmethod
     def load(cls, stored: bytes) -> RunKwargs:
@@ -227,6 +230,7 @@ def stored_kwargs(
         "checkpoint_during": body.checkpoint_during,
         "durability": _durability(body),
         "checkpoint": _start(body),
+        "on_completion": body.on_completion,
     }
 
 
@@ -261,6 +265,14 @@ def _whole_view(row: Mapping[str, Any]) -> dict[str, Any]:
         "multitask_strategy": row["multitask_strategy"],
         "langsmith_session_name": None,
     }
+
+
+def graph_output(values: Mapping[str, Any], output_schema: Mapping[str, Any] | None) -> Any:
+    """What of a thread's values a graph gives out, by its output schema; all of them where it has none."""
+    if values.keys() == {"__root__"}:
+        return values["__root__"]
+    shown = (output_schema or {}).get("properties")
+    return {key: value for key, value in values.items() if not shown or key in shown}
 
 
 def _durability(body: RunCreate) -> Durability:

@@ -30,6 +30,11 @@ def event_name(frame: bytes) -> str:
     return line.removeprefix(b"event: ").decode() if line.startswith(b"event: ") else ""
 
 
+def data(frame: bytes) -> bytes:
+    """The JSON in a frame."""
+    return frame.split(b"\r\n", 2)[1].removeprefix(b"data: ")
+
+
 def split(block: bytes) -> list[bytes]:
     """The frames of a block, each with its ending. Raises `ValueError` for a block that was cut short."""
     *frames, rest = block.split(_END)

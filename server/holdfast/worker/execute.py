@@ -189,7 +189,8 @@ class Execution:
     ) -> RunEnd:
         block = await self._journal.close()
         values = result_json(outcome, None) if outcome is not None and self.claim.webhook is not None else None
-        return RunEnd(status, outcome, error, block, self._journal.last_seq, values=values)
+        keep = self._kwargs.on_completion == "keep_interrupted"
+        return RunEnd(status, outcome, error, block, self._journal.last_seq, keep_interrupted=keep, values=values)
 
     def _tell(self) -> None:
         if self.claim.webhook is not None and self._shop.courier is not None:

@@ -11,6 +11,7 @@ from langchain_core.language_models.fake_chat_models import FakeListChatModel, G
 from langchain_core.messages import AIMessage, AnyMessage
 from langgraph.channels.delta import DeltaChannel
 from langgraph.config import get_stream_writer
+from langgraph.func import entrypoint
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.runtime import Runtime
@@ -217,3 +218,20 @@ _growing_child = (
     .compile()
 )
 growing_nested = StateGraph(Growing).add_node("child", _growing_child).add_edge(START, "child").add_edge("child", END)
+
+
+def _ask_with_schema(state: Log) -> Log:
+    schema = {
+        "type": "object",
+        "properties": {"approved": {"type": "boolean"}, "note": {"type": "string"}},
+        "required": ["approved"],
+    }
+    return {"log": [interrupt({"question": "may I?"}, response_schema=schema)]}
+
+
+typed_ask = StateGraph(Log).add_node("ask", _ask_with_schema).add_edge(START, "ask").add_edge("ask", END)
+
+
+@entrypoint()
+async def shout(text: str) -> str:
+    return text.upper()

@@ -1,0 +1,54 @@
+"""Agent2Agent: every assistant is an agent, in both generations of the protocol (v0.3 and v1.0, by JSON-RPC)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from holdfast.api.assistants import resolve
+from holdfast.api.deps import Services, With, may, read_json
+from holdfast.api.jsonrpc import MESSAGE_DOCS, known, loaded, refusal
+from holdfast.errors import Invalid
+from holdfast.rules.caller import Caller
+
+router = APIRouter(tags=["A2A"])
+
+MayRead = Annotated[Caller, may("assistants", "read")]
+Who = Annotated[Caller, Depends(known)]
+
+
+@router.post("/a2a/{assistant_id}", openapi_extra=MESSAGE_DOCS, summary="A message of an A2A client")
+async def post(assistant_id: str, request: Request, with_: With, who: Who) -> Response:
+    try:
+        message = await read_json(request)
+    except Invalid as error:
+        return refusal(-32700, str(error))
+    tasks = await loaded("holdfast.api.a2a_tasks")
+    answer: Response = await tasks.answer(with_, who, assistant_id, request, message)
+    return answer
+
+
+@router.get("/a2a/{assistant_id}", summary="An assistant's agent card")
+@router.get("/a2a/{assistant_id}/.well-known/agent-card.json", include_in_schema=False)
+@router.get("/a2a/{assistant_id}/.well-known/agent.json", include_in_schema=False)
+async def card(assistant_id: str, request: Request, with_: With, who: MayRead) -> Response:
+    return await _card(with_, who, assistant_id, request)
+
+
+@router.get("/.well-known/agent-card.json", summary="An assistant's agent card; without an id that of the only graph")
+@router.get("/.well-known/agent.json", include_in_schema=False)
+async def well_known_card(request: Request, with_: With, who: MayRead, assistant_id: str | None = None) -> Response:
+    if assistant_id is None:
+        graphs = with_.catalog.ids()
+        if len(graphs) != 1:
+            raise Invalid("assistant_id is missing: there are several agents here")
+        assistant_id = graphs[0]
+    return await _card(with_, who, assistant_id, request)
+
+
+async def _card(with_: Services, who: Caller, assistant_id: str, request: Request) -> Response:
+    assistant = await with_.assistants.get(who, resolve(with_, assistant_id))
+    tasks = await loaded("holdfast.api.a2a_tasks")
+    answer: Response = tasks.card(with_, assistant, request)
+    return answer
