@@ -124,3 +124,8 @@ def test_a_new_assistant_has_both(given: dict[str, Any], config: dict[str, Any],
 )
 def test_a_patch_has_what_it_says(given: dict[str, Any], config: Any, context: Any) -> None:
     assert AssistantPatch(**given).settings() == (config, context)
+
+
+def test_what_steers_langgraphs_loop_comes_from_no_request() -> None:
+    given = {"__pregel_send": 1, "__pregel_resume_map": {}, "__pregel_resuming": True, "mine": 1}
+    assert unreserved(given) == {"__pregel_resuming": True, "mine": 1}

@@ -145,6 +145,7 @@ async def _new_run(
         assistant = await with_.assistants.on_thread(who, resolve(with_, body.assistant_id), thread_id)
     except Missing:
         raise Missing(NO_PLACE) from None
+    body = await _taken_on(with_, who, body, thread_id)
     config, context, metadata = _merged(assistant, body, origin)
     searchable(metadata, "metadata")
     answers = await _bound(with_, who, body, thread_id)
@@ -214,6 +215,14 @@ async def _admit(with_: Services, who: Caller, new: NewRun, key: Key | None) -> 
     if admitted.claimed is None and admitted.before is None:
         with_.bell.ring("run", new.run_id)
     return admitted.before
+
+
+async def _taken_on(with_: Services, who: Caller, body: RunCreate, thread_id: UUID | None) -> RunCreate:
+    """The request as an answer, if a parent graph hands on answers to what this thread asks."""
+    if not body.handed_on or thread_id is None or (asked := await with_.threads.questions(who, thread_id)) is None:
+        return body
+    answers = {interrupt_id: body.handed_on[interrupt_id] for interrupt_id in asked.pending & body.handed_on.keys()}
+    return body.answering(answers) if answers else body
 
 
 async def _bound(with_: Services, who: Caller, body: RunCreate, thread_id: UUID | None) -> Answers | None:

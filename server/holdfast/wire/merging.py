@@ -28,7 +28,6 @@ RESERVED_CONFIGURABLE = frozenset(
         "__request_start_time_ms__",
         "__after_seconds__",
         "__dd_trace_headers__",
-        "__pregel_node_finished",
         "__context_provided__",
     }
 )
@@ -83,4 +82,6 @@ def _without_address(values: Json) -> dict[str, Any]:
 
 
 def _is_reserved(key: str) -> bool:
-    return key in RESERVED_CONFIGURABLE or (key.startswith("__otel_") and key.endswith("__"))
+    # langgraph's own keys steer its loop. A RemoteGraph node sends one of them that is safe, and needed: to ask again.
+    is_internal = key.startswith("__pregel_") and key != "__pregel_resuming"
+    return is_internal or key in RESERVED_CONFIGURABLE or (key.startswith("__otel_") and key.endswith("__"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 from langgraph.types import Command, Send
@@ -130,6 +130,16 @@ class RunCreate(BaseModel):
     @property
     def resumes(self) -> bool:
         return self.command is not None and self.command.resume is not None
+
+    @property
+    def handed_on(self) -> dict[str, Any]:
+        """Answers that a graph gives on, of which this one is a node (RemoteGraph): all that it was given itself."""
+        answers = self.config.configurable.get("__pregel_resume_map")
+        return answers if isinstance(answers, dict) and self.command is None else {}
+
+    def answering(self, answers: Mapping[str, Any]) -> Self:
+        """The same request with a resume in the place of its input."""
+        return self.model_copy(update={"command": CommandBody(resume=dict(answers)), "input": None})
 
 
 class RunBatch(RootModel[Annotated[list[RunCreate], Field(min_length=1, max_length=1000)]]):
