@@ -10,8 +10,9 @@ import psycopg
 import pytest
 import uuid_utils.compat as uuids
 
+from holdfast.db.admission import Admissions
 from holdfast.db.pruning import Pruning
-from holdfast.db.runs import RunEnd, Runs
+from holdfast.db.runs import RunEnd
 from holdfast.db.sql import statements
 from holdfast.db.threads import Threads
 from holdfast.db.threadsearch import ThreadFilter
@@ -164,7 +165,7 @@ async def test_every_new_thread_gets_the_default_and_a_given_one_wins(stage: Sta
     first, second, third = (uuids.uuid7() for _ in range(3))
     await with_default.create(ANN, first, {}, or_keep=False)
     await with_default.create(ANN, second, {}, or_keep=False, ttl=Ttl(5))
-    await Runs(stage.database, Ttl(30, "keep_latest")).admit(ANN, new_run(third, new_thread={}), worker_id=None)
+    await Admissions(stage.database, Ttl(30, "keep_latest")).admit(ANN, new_run(third, new_thread={}), worker_id=None)
     found = [await stage.threads.get(ANN, one) for one in (first, second, third)]
     assert [(row["ttl_minutes"], row["ttl_strategy"]) for row in found] == [
         (30.0, "keep_latest"),
