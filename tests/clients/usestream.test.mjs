@@ -92,7 +92,7 @@ for (const sdk of SDKS) {
     });
 
     test("stop ends the run", async () => {
-      const tab = await open("story", { stop: "cancel" });
+      const tab = await open("saga", { stop: "cancel" });
       await tab.click("#say");
       await shows(tab, "li.ai .text", "once");
       await tab.click("#stop");

@@ -178,6 +178,14 @@ async def _tell(state: Chat) -> dict[str, Any]:
 story = StateGraph(Chat).add_node("tell", _tell).add_edge(START, "tell").add_edge("tell", END)
 
 
+async def _tell_on(state: Chat) -> dict[str, Any]:
+    model = FakeListChatModel(responses=[STORY * 20], sleep=0.03)
+    return {"messages": [await model.ainvoke(state["messages"])]}
+
+
+saga = StateGraph(Chat).add_node("tell", _tell_on).add_edge(START, "tell").add_edge("tell", END)
+
+
 def _joined(log: list[Any], writes: list[list[Any]]) -> list[Any]:
     return [*log, *(entry for write in writes for entry in write)]
 
