@@ -79,11 +79,13 @@ CREATE TABLE holdfast.threads (
     ttl interval,
     ttl_strategy text CHECK (ttl_strategy IN ('delete', 'keep_latest')),
     pruned_at timestamptz,
+    ended_runs uuid[] NOT NULL DEFAULT '{}',
     CONSTRAINT a_ttl_says_what_goes CHECK ((ttl IS NULL) = (ttl_strategy IS NULL))
 );
 COMMENT ON COLUMN holdfast.threads.unfinished IS 'the latest checkpoint has tasks still to run';
 COMMENT ON COLUMN holdfast.threads.deleted_at IS 'gone for every reader; the sweep removes the rows later';
 COMMENT ON COLUMN holdfast.threads.ttl IS 'counted from updated_at, the last activity';
+COMMENT ON COLUMN holdfast.threads.ended_runs IS 'ended without having run; told in the log with the next run that ends';
 COMMENT ON COLUMN holdfast.threads.pruned_at IS 'when its history was last pruned to the latest state';
 -- One index per sort key, the owner first; what is equal there comes in the order of the ids.
 CREATE INDEX threads_by_owner ON holdfast.threads (owner, updated_at, thread_id) WHERE deleted_at IS NULL;
@@ -176,17 +178,21 @@ CREATE TABLE holdfast.borrowed_writes (
 );
 
 -- The event log: ready wire frames in blocks, numbered within the thread (first_seq) and within the run (first_in_run).
+-- The keys follow last_seq, so that whoever goes on after a number starts there.
 CREATE TABLE holdfast.event_blocks (
     thread_id uuid NOT NULL REFERENCES holdfast.threads ON DELETE CASCADE,
     first_seq bigint NOT NULL,
     last_seq bigint NOT NULL,
-    run_id uuid NOT NULL REFERENCES holdfast.runs ON DELETE CASCADE,
+    run_id uuid REFERENCES holdfast.runs ON DELETE CASCADE,
     first_in_run bigint NOT NULL,
     frames bytea NOT NULL,
     created_at timestamptz NOT NULL,
-    PRIMARY KEY (thread_id, first_seq)
+    ended_runs uuid[] NOT NULL DEFAULT '{}',
+    PRIMARY KEY (thread_id, last_seq)
 );
-CREATE INDEX event_blocks_by_run ON holdfast.event_blocks (run_id, first_seq);
+COMMENT ON COLUMN holdfast.event_blocks.run_id IS 'NULL: said about the thread, in no run''s stream';
+COMMENT ON COLUMN holdfast.event_blocks.ended_runs IS 'runs that ended here; each has a number after those of the frames';
+CREATE INDEX event_blocks_by_run ON holdfast.event_blocks (run_id, last_seq);
 CREATE INDEX event_blocks_by_age ON holdfast.event_blocks (created_at);
 
 -- Idempotency keys: a request that is sent twice is carried out once.

@@ -44,6 +44,7 @@ def replay(http: httpx.Client, thread: str, run: str, last: str | None = "-1", *
 # --- bytes and headers ---
 
 
+@pytest.mark.requirement("streams.framing")
 def test_the_bytes_and_the_headers_are_those_of_the_contract(http: httpx.Client, thread: str) -> None:
     body = {"assistant_id": "steps", "input": {"count": 1}, "stream_mode": "updates"}
     answer = http.post(f"/threads/{thread}/runs/stream", json=body)
@@ -63,12 +64,14 @@ def test_the_bytes_and_the_headers_are_those_of_the_contract(http: httpx.Client,
     assert answer.headers["x-accel-buffering"] == "no"
 
 
+@pytest.mark.requirement("streams.framing")
 def test_a_resumable_stream_puts_the_id_last(http: httpx.Client, thread: str) -> None:
     events = stream(http, thread, "steps", input={"count": 1}, stream_mode="updates", stream_resumable=True)
     frame = re.compile(rb"event: \S+\r\ndata: \{.*\}\r\nid: \d+-\d+\r\n\r\n")
     assert all(frame.fullmatch(event.raw) for event in events)
 
 
+@pytest.mark.requirement("runs.stateless_location")
 def test_a_stateless_stream_is_located_without_its_thread(http: httpx.Client) -> None:
     answer = http.post("/runs/stream", json={"assistant_id": "steps", "input": {"count": 1}})
     [metadata, *rest] = parse(answer.content)
@@ -76,6 +79,7 @@ def test_a_stateless_stream_is_located_without_its_thread(http: httpx.Client) ->
     assert names(rest) == ["values", "values"]
 
 
+@pytest.mark.requirement("runs.stateless_location")
 def test_a_stateless_stream_can_be_joined_at_its_location_while_it_runs(server: Server, http: httpx.Client) -> None:
     body = {"assistant_id": "steps", "input": WORKING, "stream_mode": "updates", "stream_resumable": True}
     with server.http(timeout=20) as first, first.stream("POST", "/runs/stream", json=body) as live:
@@ -84,6 +88,7 @@ def test_a_stateless_stream_can_be_joined_at_its_location_while_it_runs(server: 
     assert names(parse(again.content)).count("updates") == 20
 
 
+@pytest.mark.requirement("streams.status_before_end")
 def test_the_status_is_final_before_the_stream_ends(http: httpx.Client, thread: str) -> None:
     for _ in range(10):
         [metadata, *_] = stream(http, thread, "steps", input={})
@@ -91,6 +96,7 @@ def test_the_status_is_final_before_the_stream_ends(http: httpx.Client, thread: 
         assert get_thread(http, thread)["status"] == "idle"
 
 
+@pytest.mark.requirement("streams.error_event")
 def test_a_failed_run_streams_its_error_and_answers_200(http: httpx.Client, thread: str) -> None:
     events = stream(http, thread, "failing", input={"log": ["a"]})
     assert names(events) == ["metadata", "values", "error"]
@@ -98,6 +104,7 @@ def test_a_failed_run_streams_its_error_and_answers_200(http: httpx.Client, thre
     assert get_thread(http, thread)["error"] == events[-1].data
 
 
+@pytest.mark.requirement("streams.heartbeat")
 def test_an_idle_stream_gets_a_heartbeat_every_five_seconds(server: Server, http: httpx.Client, thread: str) -> None:
     run = start(http, thread, "steps", input={"pause": 5.4, "count": 1}, stream_mode="updates")
     path = f"/threads/{thread}/runs/{run}"
@@ -119,6 +126,7 @@ def test_an_idle_stream_gets_a_heartbeat_every_five_seconds(server: Server, http
 # --- the nine modes ---
 
 
+@pytest.mark.requirement("streams.modes")
 @pytest.mark.parametrize("mode", sorted(EVENTS))
 def test_each_mode_has_its_events(http: httpx.Client, thread: str, mode: str) -> None:
     first, *events = stream(http, thread, "echo", input=HELLO, stream_mode=[mode])
@@ -127,6 +135,7 @@ def test_each_mode_has_its_events(http: httpx.Client, thread: str, mode: str) ->
     assert set(names(events)) - {"messages/complete"} == EVENTS[mode]
 
 
+@pytest.mark.requirement("streams.subgraphs")
 @pytest.mark.parametrize("mode", sorted(set(EVENTS) - {"events"}))
 def test_a_subgraphs_events_come_only_when_asked_for(http: httpx.Client, thread: str, mode: str) -> None:
     events = stream(http, thread, "nested", input=HELLO, stream_mode=[mode], stream_subgraphs=True)
@@ -137,6 +146,7 @@ def test_a_subgraphs_events_come_only_when_asked_for(http: httpx.Client, thread:
     assert not [event for event in events if "|" in event.name]
 
 
+@pytest.mark.requirement("streams.subgraphs")
 @pytest.mark.parametrize("mode", ["messages", "messages-tuple"])
 def test_without_subgraphs_no_tokens_of_a_model_inside_one_are_sent(http: httpx.Client, thread: str, mode: str) -> None:
     events = stream(http, thread, "nested", input=HELLO, stream_mode=[mode])
@@ -144,6 +154,7 @@ def test_without_subgraphs_no_tokens_of_a_model_inside_one_are_sent(http: httpx.
     assert not [event for event in events if event.name == "messages" and event.data[0]["type"] == "AIMessageChunk"]
 
 
+@pytest.mark.requirement("streams.modes_combined")
 def test_all_modes_at_once_come_in_the_order_of_emission(http: httpx.Client, thread: str) -> None:
     modes = sorted(set(EVENTS) - {"messages"})
     events = stream(http, thread, "echo", input=HELLO, stream_mode=modes)
@@ -152,12 +163,14 @@ def test_all_modes_at_once_come_in_the_order_of_emission(http: httpx.Client, thr
     assert seen.index("custom") < seen.index("messages") < seen.index("updates")
 
 
+@pytest.mark.requirement("streams.unknown_mode")
 def test_an_unknown_mode_is_refused(http: httpx.Client, thread: str) -> None:
-    for mode in ("tools", ["values", "nope"], "", 5):
+    for mode in ("tool_calls", ["values", "nope"], "", 5):
         body = {"assistant_id": "echo", "input": HELLO, "stream_mode": mode}
         refused(http.post(f"/threads/{thread}/runs/stream", json=body), 422)
 
 
+@pytest.mark.requirement("streams.interrupt_values")
 def test_values_show_the_state_and_a_question_in_one_more(http: httpx.Client, thread: str) -> None:
     events = stream(http, thread, "approve", input={"log": ["a"]})
     assert names(events) == ["metadata", "values", "values"]
@@ -168,6 +181,7 @@ def test_values_show_the_state_and_a_question_in_one_more(http: httpx.Client, th
     assert question["response_schema"] is None
 
 
+@pytest.mark.requirement("streams.interrupt_updates")
 def test_updates_show_every_question_in_an_event_of_its_own(http: httpx.Client, thread: str) -> None:
     events = stream(http, thread, "parallel", input={}, stream_mode="updates")
     asked = [event.data["__interrupt__"] for event in events if "__interrupt__" in event.data]
@@ -175,6 +189,7 @@ def test_updates_show_every_question_in_an_event_of_its_own(http: httpx.Client, 
     assert {questions[0]["value"]["question"] for questions in asked} == {1, 2}
 
 
+@pytest.mark.requirement("streams.messages")
 def test_partial_messages_accumulate_and_tuples_carry_the_pieces(http: httpx.Client, thread: str) -> None:
     whole = "you said: hello there"
     events = stream(http, thread, "echo", input=HELLO, stream_mode="messages")
@@ -193,6 +208,7 @@ def test_partial_messages_accumulate_and_tuples_carry_the_pieces(http: httpx.Cli
     assert pieces[0][1]["graph_id"] == "echo"
 
 
+@pytest.mark.requirement("streams.debug")
 def test_debug_checkpoints_carry_what_studio_draws_its_timeline_from(http: httpx.Client, thread: str) -> None:
     events = stream(http, thread, "steps", input={"count": 2}, stream_mode="debug")
     payloads = [event.data["payload"] for event in events[1:] if event.data["type"] == "checkpoint"]
@@ -205,12 +221,14 @@ def test_debug_checkpoints_carry_what_studio_draws_its_timeline_from(http: httpx
 # --- ids and resumption ---
 
 
+@pytest.mark.requirement("streams.ids_resumable")
 def test_ids_come_only_with_resumable_streams(http: httpx.Client, thread: str) -> None:
     assert {event.id for event in stream(http, thread, "echo", input=HELLO)} == {None}
     assert {event.id for event in stream(http, thread, "echo", input=HELLO, stream_resumable=False)} == {None}
     assert None not in {event.id for event in stream(http, thread, "echo", input=HELLO, stream_resumable=True)}
 
 
+@pytest.mark.requirement("streams.ids_unique")
 def test_ids_are_unique_and_grow_over_all_runs_of_a_thread(http: httpx.Client, thread: str) -> None:
     numbers: list[int] = []
     for _ in range(3):
@@ -221,6 +239,7 @@ def test_ids_are_unique_and_grow_over_all_runs_of_a_thread(http: httpx.Client, t
     assert numbers == sorted(set(numbers))
 
 
+@pytest.mark.requirement("streams.live_equals_replay")
 def test_a_replay_is_the_live_stream_byte_for_byte(http: httpx.Client, thread: str) -> None:
     body = {
         "assistant_id": "nested",
@@ -238,6 +257,7 @@ def test_a_replay_is_the_live_stream_byte_for_byte(http: httpx.Client, thread: s
         assert again.headers["content-type"] == live.headers["content-type"]
 
 
+@pytest.mark.requirement("streams.resume")
 def test_a_replay_from_any_id_has_no_loss_and_no_repeat(http: httpx.Client, thread: str) -> None:
     events = stream(http, thread, "steps", input={"count": 4}, stream_mode=["values", "tasks"], stream_resumable=True)
     run = events[0].data["run_id"]
@@ -246,6 +266,7 @@ def test_a_replay_from_any_id_has_no_loss_and_no_repeat(http: httpx.Client, thre
         assert rest == b"".join(later.raw for later in events[place + 1 :])
 
 
+@pytest.mark.requirement("streams.resume")
 def test_a_cut_stream_goes_on_where_it_was_cut(server: Server, http: httpx.Client, thread: str) -> None:
     body = {
         "assistant_id": "steps",
@@ -276,6 +297,7 @@ def test_a_cut_stream_goes_on_where_it_was_cut(server: Server, http: httpx.Clien
     assert len([event for event in parse(b"".join(pieces)) if event.name == "updates"]) == 20
 
 
+@pytest.mark.requirement("streams.live_equals_replay")
 def test_several_followers_see_the_same_bytes(server: Server, http: httpx.Client, thread: str) -> None:
     run = start(http, thread, "steps", input=WORKING, stream_mode=["updates"], stream_resumable=True)
     followed = [replay(http, thread, run).content for _ in range(3)]
@@ -283,12 +305,14 @@ def test_several_followers_see_the_same_bytes(server: Server, http: httpx.Client
     assert names(parse(followed[0])).count("updates") == 20
 
 
+@pytest.mark.requirement("streams.replay_without_ids")
 def test_a_run_without_ids_can_be_replayed_too(http: httpx.Client, thread: str) -> None:
     live = stream(http, thread, "steps", input={"count": 2})
     again = replay(http, thread, live[0].data["run_id"])
     assert again.content == b"".join(event.raw for event in live)
 
 
+@pytest.mark.requirement("streams.join_live")
 def test_without_an_id_a_join_is_live_only(server: Server, http: httpx.Client, thread: str) -> None:
     run = start(http, thread, "steps", input={"pause": 0.02, "count": 20}, stream_mode="updates", stream_resumable=True)
     path = f"/threads/{thread}/runs/{run}/stream"
@@ -302,6 +326,7 @@ def test_without_an_id_a_join_is_live_only(server: Server, http: httpx.Client, t
     assert (ended.status_code, ended.content) == (200, b"")
 
 
+@pytest.mark.requirement("streams.junk_id")
 @pytest.mark.parametrize("junk", ["junk", "1", "-2", "1-", "1-x", "9" * 30 + "-1"])
 def test_a_junk_id_is_refused(http: httpx.Client, thread: str, junk: str) -> None:
     run = start(http, thread, "steps", input={"count": 1})
@@ -312,6 +337,7 @@ def test_a_junk_id_is_refused(http: httpx.Client, thread: str, junk: str) -> Non
 # --- filters ---
 
 
+@pytest.mark.requirement("streams.join_filter")
 @pytest.mark.parametrize("spelling", ["repeated", "comma", "json"])
 def test_a_join_filters_by_mode_in_three_spellings(http: httpx.Client, thread: str, spelling: str) -> None:
     modes = ["updates", "values", "tasks"]
@@ -323,6 +349,7 @@ def test_a_join_filters_by_mode_in_three_spellings(http: httpx.Client, thread: s
         assert got.content == b"".join(event.raw for event in live if event.name in wanted)
 
 
+@pytest.mark.requirement("streams.join_filter")
 def test_a_filter_keeps_subgraphs_messages_and_errors(http: httpx.Client, thread: str) -> None:
     live = stream(http, thread, "nested", input=HELLO, stream_mode=["messages-tuple", "values"], stream_subgraphs=True)
     tuples = parse(replay(http, thread, live[0].data["run_id"], stream_mode="messages-tuple").content)
@@ -333,6 +360,7 @@ def test_a_filter_keeps_subgraphs_messages_and_errors(http: httpx.Client, thread
     assert names(parse(replay(http, other, failed[0].data["run_id"], stream_mode="updates").content)) == ["error"]
 
 
+@pytest.mark.requirement("streams.unknown_mode")
 def test_an_unknown_filter_is_refused(http: httpx.Client, thread: str) -> None:
     run = start(http, thread, "steps", input={"count": 1})
     for value in ("nope", '["nope"]', "[", "values,nope"):
@@ -340,6 +368,7 @@ def test_an_unknown_filter_is_refused(http: httpx.Client, thread: str) -> None:
     join(http, thread, run)
 
 
+@pytest.mark.requirement("streams.join_filter")
 @pytest.mark.anyio
 async def test_the_sdk_joins_with_a_list_of_modes(sdk: LangGraphClient) -> None:
     thread = (await sdk.threads.create())["thread_id"]

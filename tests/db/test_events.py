@@ -6,61 +6,17 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
-from uuid import UUID
 
 import pytest
 
 from holdfast.db import events as module
 from holdfast.db.events import Tape
-from holdfast.db.runs import Block, Claimed, RunEnd
+from holdfast.db.runs import RunEnd
 from holdfast.rules.run import RunStatus
-from holdfast.wire import sse
+from tests.db.speaker import Speaker, heard
 from tests.db.stage import ANN, BOB, Process, outcome, process, until
 
 pytestmark = pytest.mark.anyio
-
-
-class Speaker:
-    """Executes a run as far as its events go; blocks are written when the test says so."""
-
-    def __init__(self, process: Process, claim: Claimed) -> None:
-        self._process = process
-        self.claim = claim
-        self._tape = process.events.open_tape(claim.run_id, claim.event_seq + 1)
-        self.said: list[bytes] = []
-        self._logged = 0
-
-    def say(self, *words: str) -> None:
-        for word in words:
-            frame = sse.frame("values", f'"{word}"'.encode(), None)
-            self.said.append(frame)
-            self._tape.append(frame)
-
-    async def log(self) -> None:
-        if block := self._block():
-            await self._process.stage.runs.append(self.claim, block)
-            self._tape.trim(block.last_seq)
-            self._process.bell.ring("events", self.claim.run_id)
-
-    async def end(self, result: bytes | None = b"{}") -> None:
-        end = RunEnd(RunStatus.SUCCESS, outcome(), None, self._block(), self._tape.last)
-        await self._process.stage.runs.end(self.claim, end)
-        self._process.events.close_tape(self.claim.run_id, result, over=True)
-
-    def _block(self) -> Block | None:
-        frames = self.said[self._logged :]
-        if not frames:
-            return None
-        start = self.claim.event_seq + 1 + self._logged
-        block = Block(start, start + len(frames) - 1, self._logged + 1, b"".join(frames))
-        self._logged += len(frames)
-        return block
-
-
-async def heard(events: module.EventLog, run_id: UUID, after: int | None = 0) -> list[bytes]:
-    """Everything that follows, to the end of the run."""
-    async with asyncio.timeout(20):
-        return [frame async for frames in events.follow(ANN, run_id, after) for frame in frames]
 
 
 @pytest.fixture
@@ -168,7 +124,7 @@ async def test_a_run_that_goes_on_elsewhere_is_followed_there(
     speaker.say("one")
     await speaker.log()
     assert await here.stage.runs.hand_back(speaker.claim)
-    here.events.close_tape(speaker.claim.run_id, None, over=False)
+    here.events.close_tape(speaker.claim.run_id, speaker.claim.thread_id, None, over=False)
     again = await elsewhere.stage.claim()
     second = Speaker(elsewhere, again)
     assert again.event_seq == 1
@@ -184,12 +140,12 @@ async def test_runs_of_one_thread_are_numbered_one_after_the_other_and_kept_apar
     first.say("one", "two")
     await first.end()
     second = Speaker(here, await here.stage.started(first.claim.thread_id))
-    assert second.claim.event_seq == 2
+    assert second.claim.event_seq == 3, "the end of the first run has a number too"
     second.say("three")
     await second.end()
     assert await heard(here.events, first.claim.run_id) == first.said
     assert await heard(here.events, second.claim.run_id) == second.said
-    assert await heard(here.events, second.claim.run_id, 2) == second.said
+    assert await heard(here.events, second.claim.run_id, 3) == second.said
 
 
 async def test_an_unlogged_run_is_live_for_its_own_process_and_ends_for_the_others(
@@ -203,7 +159,7 @@ async def test_an_unlogged_run_is_live_for_its_own_process_and_ends_for_the_othe
     tape.append(b"frame")
     await until(lambda: tape._waiting)
     await here.stage.runs.end(claim, RunEnd(RunStatus.SUCCESS, outcome(), None, None, tape.last))
-    here.events.close_tape(claim.run_id, b"{}", over=True)
+    here.events.close_tape(claim.run_id, claim.thread_id, b"{}", over=True)
     assert await local == [b"frame"]
     assert await remote == []
 
@@ -226,8 +182,7 @@ async def test_a_run_that_is_cancelled_before_it_starts_ends_its_followers(here:
     waiting += [asyncio.create_task(at.events.result(ANN, run_id)) for at in (here, elsewhere)]  # type: ignore[list-item]
     await until(lambda: all(len(at.events._waiting.get(run_id, ())) == 2 for at in (here, elsewhere)))
     await here.stage.runs.cancel(ANN, thread_id, run_id, "interrupt")
-    here.events.ended(run_id)
-    here.bell.ring("events", run_id)
+    here.events.grown(thread_id, run_id)
     async with asyncio.timeout(2):
         assert [await one for one in waiting] == [[], [], None, None]
 
@@ -258,7 +213,7 @@ async def test_expiry_takes_old_blocks_of_ended_runs_and_a_join_after_it_still_e
     await ended.end()
     await here.stage.sql("UPDATE holdfast.event_blocks SET created_at = holdfast.now() - interval '2 hours'")
     assert await here.events.expire(ttl=3 * 3600, batch=10) == 0
-    assert await here.events.expire(ttl=3600, batch=10) == 1
+    assert await here.events.expire(ttl=3600, batch=10) == 2, "what was said, and that the run ended"
     assert await heard(here.events, ended.claim.run_id) == []
     await running.end()
     assert await heard(here.events, running.claim.run_id) == running.said
@@ -274,7 +229,7 @@ async def test_expiry_goes_in_batches_oldest_first(here: Process) -> None:
         "UPDATE holdfast.event_blocks"
         " SET created_at = holdfast.now() - interval '1 day' + make_interval(secs => first_seq)"
     )
-    assert [await here.events.expire(ttl=3600, batch=2) for _ in range(3)] == [2, 1, 0]
+    assert [await here.events.expire(ttl=3600, batch=3) for _ in range(3)] == [3, 1, 0]
 
 
 async def test_the_numbers_of_an_expired_run_do_not_come_back(here: Process) -> None:
@@ -282,7 +237,7 @@ async def test_the_numbers_of_an_expired_run_do_not_come_back(here: Process) -> 
     first.say("one", "two")
     await first.end()
     await here.stage.sql("DELETE FROM holdfast.event_blocks")
-    assert (await here.stage.started(first.claim.thread_id)).event_seq == 2
+    assert (await here.stage.started(first.claim.thread_id)).event_seq == 3
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -37,6 +37,7 @@ class Reader:
         return sum(event.name == "updates" for event in self.events)
 
 
+@pytest.mark.requirement("streams.restart")
 def test_a_client_that_reconnects_after_a_kill_gets_the_rest_of_the_stream(database_url: str, tmp_path: Path) -> None:
     effects = str(tmp_path / "effects.jsonl")
     with (

@@ -100,7 +100,7 @@ async def events_of(
     """
     arguments: dict[str, Any] = {
         "stream_mode": modes.graph_modes,
-        "subgraphs": modes.subgraphs,
+        "subgraphs": modes.graph_subgraphs,
         "interrupt_before": interrupt_before,
     }
     config = config or thread()

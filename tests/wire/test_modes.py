@@ -8,7 +8,8 @@ import pytest
 from langchain_core.messages import AIMessageChunk
 from langgraph.types import Command
 
-from holdfast.wire.modes import STREAM_MODES, Modes
+from holdfast.errors import Invalid
+from holdfast.wire.modes import STREAM_MODES, Modes, asked_modes
 from tests.wire.graphs import (
     conversation,
     events_of,
@@ -39,12 +40,30 @@ async def test_langgraph_is_asked_for_what_was_requested_in_one_order() -> None:
     assert modes("messages", "messages-tuple").graph_modes == ["messages"]
     assert (modes("events").graph_modes, modes("events").uses_events) == ([], True)
     assert not modes("values").uses_events
-    assert len(STREAM_MODES) == 9
+    assert len(STREAM_MODES) == 11
+    lifecycle = modes("values", "lifecycle")
+    assert (lifecycle.graph_modes, lifecycle.graph_subgraphs) == (["values", "tasks"], True)
+    assert not modes("tools").graph_subgraphs
 
 
 async def test_an_unknown_mode_is_refused() -> None:
-    with pytest.raises(ValueError, match="tools"):
-        modes("values", "tools")
+    with pytest.raises(ValueError, match="tool_calls"):
+        modes("values", "tool_calls")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [["values", "tasks"], ["values,tasks"], [" tasks , values,"], ['["tasks","values"]'], ["tasks", '["values"]']],
+)
+async def test_modes_are_asked_for_in_three_spellings(asked: list[str]) -> None:
+    assert asked_modes(asked, STREAM_MODES) == {"values", "tasks"}
+
+
+@pytest.mark.parametrize("asked", ["nope", "values,nope", "[", '["nope"]', "[1]", '[["values"]]', "[null]"])
+async def test_what_is_no_mode_is_refused(asked: str) -> None:
+    with pytest.raises(Invalid):
+        asked_modes([asked], STREAM_MODES)
+    assert asked_modes(["", "[]"], STREAM_MODES) == frozenset()
 
 
 async def test_a_chunk_of_a_mode_that_nobody_asked_for_makes_no_event() -> None:

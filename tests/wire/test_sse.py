@@ -1,13 +1,25 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.wire.codec import dumps
-from holdfast.wire.sse import HEARTBEAT, event_id, event_name, frame, matches, parse_last_event_id, split
+from holdfast.wire.sse import (
+    HEARTBEAT,
+    event_id,
+    event_name,
+    frame,
+    matches,
+    numbered,
+    parse_last_event_id,
+    run_done,
+    split,
+    thread_matches,
+)
 
 NAMES = st.from_regex(r"[a-z]+(/[a-z]+)?(\|[\w:-]+){0,3}", fullmatch=True)
 DATA = st.recursive(
@@ -83,3 +95,39 @@ def test_a_filter_passes_the_events_of_its_modes(name: str, mode: str) -> None:
 def test_errors_pass_every_filter_and_the_run_metadata_none() -> None:
     assert matches("error", frozenset({"values"}))
     assert not matches("metadata", frozenset({"values"}))
+
+
+def test_a_frame_without_an_id_gets_one_in_its_place_and_an_id_of_its_own_stays() -> None:
+    assert numbered(frame("values", b"1", None), 17, 3) == frame("values", b"1", "17-3")
+    assert numbered(frame("values", b"1", "16-3"), 17, 3) == frame("values", b"1", "16-3")
+
+
+@settings(deadline=None)
+@given(NAMES, DATA)
+def test_what_looks_like_an_id_inside_the_data_is_none(name: str, data: Any) -> None:
+    told = frame(name, dumps(["\r\nid: 1-1\r\n\r\n", data]), None)
+    assert numbered(told, 17, 3).endswith(b"\r\nid: 17-3\r\n\r\n")
+    assert split(numbered(told, 17, 3)) == [numbered(told, 17, 3)]
+
+
+def test_the_end_of_a_run_is_metadata_in_the_stream_of_its_thread() -> None:
+    run_id = UUID(int=7)
+    assert (
+        run_done(run_id)
+        == b'event: metadata\r\ndata: {"status":"run_done","run_id":"%b"}\r\n\r\n' % str(run_id).encode()
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "modes"),
+    [
+        ("metadata", {"run_modes", "lifecycle"}),
+        ("values|sub:1", {"run_modes"}),
+        ("lifecycle", {"run_modes"}),
+        ("error", {"run_modes"}),
+        ("state_update", {"state_update"}),
+    ],
+)
+def test_a_threads_follower_gets_the_events_of_its_modes(name: str, modes: set[str]) -> None:
+    for mode in ("run_modes", "lifecycle", "state_update"):
+        assert thread_matches(name, frozenset({mode})) is (mode in modes)

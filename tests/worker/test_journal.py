@@ -33,7 +33,6 @@ class Bench:
             claim,
             runs=self.process.stage.runs,
             events=self.process.events,
-            bell=self.process.bell,
             on_failure=lambda: self.failures.append("failed"),
         )
 
@@ -94,7 +93,7 @@ async def test_what_is_left_becomes_the_last_block_and_is_not_written_here(bench
     assert (block.first_seq, block.last_seq, block.first_in_run) == (1, 1, 1)
     assert await bench.blocks() == []
     await stage.runs.end(claim, RunEnd(RunStatus.SUCCESS, outcome(), None, block, journal.last_seq))
-    assert await bench.blocks() == [(1, 1, 1)]
+    assert await bench.blocks() == [(1, 2, 1)], "the frame, and the end of the run"
 
 
 async def test_one_append_is_under_way_at_a_time_however_slow_the_database_is(bench: Bench) -> None:
@@ -131,12 +130,12 @@ async def test_every_frame_is_logged_once_and_in_order_whatever_the_rhythm(bench
             await asyncio.sleep(0)
     block = await journal.close()
     await stage.runs.end(claim, RunEnd(RunStatus.SUCCESS, outcome(), None, block, journal.last_seq))
-    bench.process.events.close_tape(claim.run_id, None, over=True)
+    bench.process.events.close_tape(claim.run_id, claim.thread_id, None, over=True)
     replayed = [frame async for frames in bench.process.events.follow(ANN, claim.run_id, 0) for frame in frames]
     assert replayed == said
     blocks = await bench.blocks()
     assert [first for first, _, _ in blocks] == [1, *(last + 1 for _, last, _ in blocks[:-1])]
-    assert all(first == in_run for first, _, in_run in blocks)
+    assert all(in_run in (first, 0) for first, _, in_run in blocks), "0: a block without frames, that the run ended"
 
 
 async def test_a_graph_that_talks_too_fast_waits_for_the_database(
@@ -199,6 +198,33 @@ async def test_an_unlogged_run_is_heard_live_and_leaves_no_row(bench: Bench) -> 
     journal.emit("values", SMALL)
     assert await anext(follower) == [sse.frame("values", SMALL, None)]
     assert await journal.close() is None
+    assert await bench.blocks() == []
+
+
+async def test_of_an_unlogged_run_its_thread_is_told_what_every_run_tells(bench: Bench) -> None:
+    stage = bench.process.stage
+    claim = await stage.started(logged=False)
+    journal = bench.journal(claim)
+    for event in ("metadata", "values", "updates", "error"):
+        journal.emit(event, SMALL)
+    block = await journal.close()
+    assert block is not None
+    assert sse.split(block.frames) == [sse.frame(event, SMALL, None) for event in ("metadata", "error")]
+    await stage.runs.end(claim, RunEnd(RunStatus.ERROR, outcome(), None, block, journal.last_seq))
+    assert await bench.blocks() == [(1, 3, 1)]
+    bench.process.events.close_tape(claim.run_id, claim.thread_id, None, over=True)
+    assert [frames async for frames in bench.process.events.follow(ANN, claim.run_id, 0)] == []
+    (pieces,) = [await anext(bench.process.events.follow_thread(ANN, claim.thread_id, 0))]
+    assert [said for piece in pieces for said in piece.said] == [*sse.split(block.frames), claim.run_id]
+    assert (await stage.started(claim.thread_id)).event_seq == journal.last_seq + 1
+
+
+async def test_an_unlogged_stateless_run_leaves_nothing(bench: Bench) -> None:
+    stage = bench.process.stage
+    claim = await stage.started(logged=False, ephemeral=True)
+    journal = bench.journal(claim)
+    journal.emit("metadata", SMALL)
+    await stage.runs.end(claim, RunEnd(RunStatus.SUCCESS, outcome(), None, await journal.close(), journal.last_seq))
     assert await bench.blocks() == []
 
 

@@ -6,7 +6,20 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from holdfast import __version__
-from holdfast.api import a2a, assistants, crons, mcp, problems, runs, stateless, states, store, system, threads
+from holdfast.api import (
+    a2a,
+    assistants,
+    crons,
+    mcp,
+    problems,
+    runs,
+    stateless,
+    states,
+    store,
+    system,
+    threads,
+    threadstream,
+)
 from holdfast.api.deps import Services
 
 EXPOSED_HEADERS = ["content-location", "location", "x-pagination-next", "x-pagination-total"]
@@ -22,6 +35,7 @@ def create_app(services: Services) -> FastAPI:
         system.router,
         assistants.router,
         threads.router,
+        threadstream.router,
         states.router,
         crons.router,
         runs.router,

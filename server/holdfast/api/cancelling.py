@@ -8,9 +8,8 @@ from holdfast.db.cancelling import Cancelled
 
 def tell(with_: Services, cancelled: Cancelled) -> None:
     """Tell the workers of runs that shall stop, and the followers of runs that are over."""
-    for run_id in cancelled.over:
-        with_.bell.ring("events", run_id)
-        with_.events.ended(run_id)
+    for grown in (*cancelled.over, *cancelled.logged):
+        with_.events.grown(grown)
     for run_id in cancelled.stopping:
         with_.bell.ring("cancel", run_id)
     if cancelled.stopping:

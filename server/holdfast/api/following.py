@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+from holdfast.api.cancelling import tell
 from holdfast.api.deps import Services
 from holdfast.api.idempotency import replayed
 from holdfast.api.responses import LongAnswer, event_stream, slow_json
 from holdfast.api.starting import Started
 from holdfast.db.cancelling import CancelAction
-from holdfast.errors import HoldfastError, Invalid, Missing
+from holdfast.errors import HoldfastError, Missing
 from holdfast.rules.caller import Caller
 from holdfast.rules.run import FAILED
 from holdfast.wire import codec, sse
-from holdfast.wire.modes import STREAM_MODES
+from holdfast.wire.modes import STREAM_MODES, asked_modes
 from holdfast.wire.threads import result_view
 
 FROM_THE_START = 0
@@ -32,9 +33,11 @@ def stream(
     """The run's events from `after` on, filtered by stream mode where `modes` are given."""
     frames = with_.events.follow(who, run.run_id, after)
     which = content_location(run, stateless=stateless)
+    # Who reconnects to the location leaves the parameters of the first request behind.
+    asked = f"?stream_mode={','.join(sorted(modes))}" if modes else ""
     return event_stream(
         _filtered(frames, modes) if modes else frames,
-        headers={**which, **replayed(run.repeated), "location": f"{which['content-location']}/stream"},
+        headers={**which, **replayed(run.repeated), "location": f"{which['content-location']}/stream{asked}"},
         closing=with_.closing,
         on_disconnect=_cancelling(with_, who, run) if cancel_on_disconnect else None,
     )
@@ -72,15 +75,7 @@ async def result(with_: Services, who: Caller, run: Started) -> bytes:
 
 async def cancel(with_: Services, who: Caller, run: Started, action: CancelAction) -> None:
     """Ask a run to stop; a worker that has to be told is told."""
-    if await with_.runs.cancel(who, run.thread_id, run.run_id, action):
-        with_.dispatcher.look_for_cancels()
-        # It may have been handed back, and then needs a worker once more to be ended properly.
-        with_.dispatcher.wake()
-        with_.bell.ring("cancel", run.run_id)
-        with_.bell.ring("run", run.run_id)
-    else:
-        with_.bell.ring("events", run.run_id)
-        with_.events.ended(run.run_id)
+    tell(with_, await with_.runs.cancel_these(who, run.thread_id, [run.run_id], action))
 
 
 def content_location(run: Started, *, stateless: bool = False) -> dict[str, str]:
@@ -89,27 +84,12 @@ def content_location(run: Started, *, stateless: bool = False) -> dict[str, str]
 
 
 def join_modes(asked: list[str]) -> frozenset[str] | None:
-    """The filter of a join: repeated parameters, a comma list or a JSON array; None for all.
+    """The filter of a join, as `asked_modes` reads it; None for all.
 
     Raises:
         Invalid: an unknown mode.
     """
-    modes: list[str] = []
-    for value in asked:
-        modes += _several(value)
-    if unknown := sorted(set(modes) - STREAM_MODES):
-        raise Invalid(f"Unknown stream mode: {', '.join(unknown)}")
-    return frozenset(modes) or None
-
-
-def _several(value: str) -> list[str]:
-    if not value.startswith("["):
-        return [mode.strip() for mode in value.split(",") if mode.strip()]
-    try:
-        listed = codec.loads(value.encode())
-    except ValueError as error:
-        raise Invalid("stream_mode must be a mode, a comma list or a JSON array") from error
-    return [str(mode) for mode in listed]
+    return asked_modes(asked, STREAM_MODES) or None
 
 
 async def _filtered(frames: AsyncIterator[list[bytes]], modes: frozenset[str]) -> AsyncIterator[list[bytes]]:

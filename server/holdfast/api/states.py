@@ -34,9 +34,9 @@ async def state(thread_id: str, with_: With, who: MayRead, subgraphs: bool = Fal
 @router.post("/{thread_id}/state", openapi_extra=body_docs(StateUpdate), summary="Update the state")
 async def update_state(thread_id: str, request: Request, with_: With, who: MayUpdate) -> Response:
     body = await read(request, StateUpdate)
-    checkpoint = await with_.states.update(
-        who, uuid_of(thread_id, "thread"), body.values, as_node=body.as_node, checkpoint=body.start
-    )
+    wanted = uuid_of(thread_id, "thread")
+    checkpoint = await with_.states.update(who, wanted, body.values, as_node=body.as_node, checkpoint=body.start)
+    with_.events.grown(wanted)
     return Json(
         {"checkpoint": checkpoint, "configurable": checkpoint, "checkpoint_id": checkpoint.get("checkpoint_id")}
     )

@@ -111,6 +111,7 @@ async def delete(thread_id: str, with_: With, who: MayDelete) -> Response:
     for run in await with_.runs.delete_thread(who, wanted):
         with_.bell.ring("cancel", run)
     with_.dispatcher.look_for_cancels()
+    with_.events.grown(wanted)
     return Response(status_code=204)
 
 

@@ -33,10 +33,11 @@ _ERRORS: Mapping[CancelAction, Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """Runs that never started and are over now, and runs whose worker has to be told."""
+    """Runs that never started and are over now, runs whose worker has to be told, and threads whose log has grown."""
 
     over: list[UUID] = field(default_factory=list)
     stopping: list[UUID] = field(default_factory=list)
+    logged: list[UUID] = field(default_factory=list)
 
 
 def cancel_error(action: CancelAction) -> Mapping[str, str]:
@@ -54,11 +55,21 @@ async def stop(conn: Connection, run_ids: Sequence[UUID], action: CancelAction) 
     for row in ended:
         if row["webhook"] is not None:
             await webhooks.post(conn, row["run_id"], None)
+    logged = []
     if over:
         await conn.execute(verbs["release_answers"], {"run_ids": over, "still_asked": None})
+        logged = await _log(conn, over)
     if over and action == "rollback":
         await conn.execute(verbs["erase"], {"run_ids": over})
-    return Cancelled(over, [row["run_id"] for row in stopping])
+    return Cancelled(over, [row["run_id"] for row in stopping], logged)
+
+
+async def _log(conn: Connection, over: Sequence[UUID]) -> list[UUID]:
+    """Tell the ends of these runs in the logs of their threads, or have them told; the threads where it was done."""
+    verbs = statements("events")
+    noted = await (await conn.execute(verbs["note_ended"], {"run_ids": list(over)})).fetchall()
+    told = await conn.execute(verbs["tell_ended"], {"thread_ids": [row["thread_id"] for row in noted]})
+    return [row["thread_id"] for row in await told.fetchall()]
 
 
 async def cancel(conn: Connection, active: Sequence[DictRow], action: CancelAction) -> Cancelled:
@@ -92,9 +103,13 @@ async def rest(
     error: Mapping[str, str] | None,
     *,
     failed: bool = False,
-    event_seq: int = 0,
+    event_seq: int | None = None,
 ) -> None:
-    """Give threads the status that is left when a run went without leaving a state."""
+    """Give threads the status that is left when a run went without leaving a state.
+
+    Args:
+        event_seq: the last number that a run used, if it is a run that ends here.
+    """
     params = {
         "thread_ids": list(thread_ids),
         "error": Jsonb(error) if error else None,

@@ -5,6 +5,10 @@ A run's frames are finished wire bytes, numbered once. The process that executes
 that comes later, or falls behind) reads the log; both get the same bytes in the same order, so a stream can be
 resumed anywhere (invariant 6).
 
+A thread's log is all of that in one: the blocks of its runs by number, which runs ended where, and what was said
+about the thread itself. It never ends. It is read from the database alone, one query for every ring of the bell:
+whoever follows a thread hears a moment later what the followers of its run hear at once.
+
 A recovered attempt starts its numbers `ATTEMPT_GAP` higher: live followers of the dead process may have seen frames
 that never reached the log, and none of those numbers may come back with another meaning.
 """
@@ -14,6 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
 from psycopg.rows import DictRow
@@ -21,6 +26,7 @@ from psycopg.rows import DictRow
 from holdfast.db.bell import Bell
 from holdfast.db.pool import Database
 from holdfast.db.runs import Runs
+from holdfast.db.scope import scoped
 from holdfast.db.sql import statements
 from holdfast.rules.caller import Caller
 from holdfast.rules.run import ACTIVE
@@ -30,6 +36,16 @@ TAPE_BYTES = 4 * 2**20
 BLOCKS_PER_READ = 64
 
 Frames = list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of a thread's log: frames, and the ids of runs that ended after them, numbered from `first_seq` on."""
+
+    first_seq: int
+    at_ms: int
+    """When it was logged, in milliseconds since 1970."""
+    said: Sequence[bytes | UUID]
 
 
 class Tape:
@@ -107,16 +123,17 @@ class EventLog:
         tape = self._tapes[run_id] = Tape(first_seq)
         return tape
 
-    def close_tape(self, run_id: UUID, result: bytes | None, *, over: bool) -> None:
+    def close_tape(self, run_id: UUID, thread_id: UUID, result: bytes | None, *, over: bool) -> None:
         """This process is done with the run; everybody who asks from now on finds it in the database."""
         if tape := self._tapes.pop(run_id, None):
             tape.end(result, over=over)
-        self._bell.ring("events", run_id)
-        self._heard(str(run_id))
+        self.grown(thread_id, run_id)
 
-    def ended(self, run_id: UUID) -> None:
-        """The run was ended without having been executed: its followers look again."""
-        self._heard(str(run_id))
+    def grown(self, *logs: UUID) -> None:
+        """There is something new in the logs of these runs and threads: followers everywhere look again."""
+        about = " ".join(map(str, logs))
+        self._bell.ring("events", about)
+        self._heard(about)
 
     async def follow(self, caller: Caller, run_id: UUID, after: int | None) -> AsyncIterator[Frames]:
         """The run's frames in order, in batches, until it has ended.
@@ -149,6 +166,24 @@ class EventLog:
                 return
             else:
                 tape = None
+
+    async def follow_thread(self, caller: Caller, thread_id: UUID, after: int | None) -> AsyncIterator[list[Piece]]:
+        """The thread's log in order, in batches, until the thread is deleted.
+
+        Args:
+            after: the last number already seen; 0 from the start, None for what is logged from now on.
+        """
+        cursor = after if after is not None else await self._newest_of_thread(thread_id)
+        while True:
+            with self._news_of(thread_id) as news:
+                blocks = await self._read_thread(caller, thread_id, cursor)
+                if blocks and blocks[-1]["last_seq"] is not None:
+                    yield [self._piece(block, cursor) for block in blocks]
+                    cursor = blocks[-1]["last_seq"]
+                elif not blocks or blocks[-1]["gone"]:
+                    return
+                else:
+                    await _wait(news, self._bell.poll_seconds)
 
     async def result(self, caller: Caller, run_id: UUID) -> bytes | None:
         """Wait for the run's end; its final JSON if it ended in this process, else None."""
@@ -184,6 +219,21 @@ class EventLog:
             row = await (await conn.execute(self._sql["newest"], {"run_id": run_id})).fetchone()
         return int(row["newest"]) if row else 0
 
+    async def _newest_of_thread(self, thread_id: UUID) -> int:
+        async with self._database.connection("api") as conn:
+            row = await (await conn.execute(self._sql["newest_of_thread"], {"thread_id": thread_id})).fetchone()
+        return int(row["newest"]) if row else 0
+
+    async def _read_thread(self, caller: Caller, thread_id: UUID, after: int) -> list[DictRow]:
+        query = scoped(caller, self._sql["read_thread"], thread_id=thread_id, after=after, limit=BLOCKS_PER_READ)
+        async with self._database.connection("api") as conn:
+            return await (await conn.execute(*query)).fetchall()
+
+    def _piece(self, block: DictRow, cursor: int) -> Piece:
+        said = [*self._split(block["frames"]), *block["ended_runs"]]
+        seen = max(0, cursor - block["first_seq"] + 1)
+        return Piece(block["first_seq"] + seen, block["at_ms"], said[seen:])
+
     async def _from_log(self, caller: Caller, run_id: UUID, cursor: int) -> AsyncIterator[tuple[Frames, int]]:
         """Follow the log until the run has ended, or turns out to be executed here."""
         while True:
@@ -192,7 +242,9 @@ class EventLog:
                 run = await self._runs.find(caller, run_id)
                 blocks = await self._read(run_id, cursor)
                 for block in blocks:
-                    yield self._rest_of(block, cursor), block["last_seq"]
+                    # Empty where all that a block says is that the run ended.
+                    if frames := self._rest_of(block, cursor):
+                        yield frames, block["last_seq"]
                     cursor = block["last_seq"]
                 if blocks:
                     continue
@@ -217,35 +269,32 @@ class EventLog:
         return list(self._split(block["frames"])[max(0, cursor - block["first_seq"] + 1) :])
 
     def _heard(self, about: str | None) -> None:
-        if about is None:
-            for waiting in self._waiting.values():
-                for event in waiting:
-                    event.set()
-            return
-        for event in self._waiting.get(UUID(about), ()):
-            event.set()
+        heard = list(self._waiting) if about is None else [UUID(each) for each in about.split()]
+        for each in heard:
+            for event in self._waiting.get(each, ()):
+                event.set()
 
-    def _news_of(self, run_id: UUID) -> _News:
-        return _News(self._waiting, run_id)
+    def _news_of(self, followed: UUID) -> _News:
+        return _News(self._waiting, followed)
 
 
 class _News:
-    """An event that is set when the bell rings for a run; registered as long as the block runs."""
+    """An event that is set when the bell rings for a run or a thread; registered as long as the block runs."""
 
-    def __init__(self, waiting: dict[UUID, set[asyncio.Event]], run_id: UUID) -> None:
+    def __init__(self, waiting: dict[UUID, set[asyncio.Event]], followed: UUID) -> None:
         self._waiting = waiting
-        self._run_id = run_id
+        self._followed = followed
         self._event = asyncio.Event()
 
     def __enter__(self) -> asyncio.Event:
-        self._waiting.setdefault(self._run_id, set()).add(self._event)
+        self._waiting.setdefault(self._followed, set()).add(self._event)
         return self._event
 
     def __exit__(self, *_: object) -> None:
-        waiting = self._waiting[self._run_id]
+        waiting = self._waiting[self._followed]
         waiting.discard(self._event)
         if not waiting:
-            del self._waiting[self._run_id]
+            del self._waiting[self._followed]
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

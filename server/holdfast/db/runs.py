@@ -8,7 +8,7 @@ thread and its runs locks the thread row first, so that status, values, interrup
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
 
@@ -78,7 +78,9 @@ class RunEnd:
     outcome: threads.Outcome | None
     error: Mapping[str, str] | None = None
     block: Block | None = None
+    """What is left to log; of a run whose events are not logged, what its thread's log tells of it."""
     event_seq: int = 0
+    """The last number that the run used."""
     rollback: bool = False
     values: bytes | None = None
     keep_interrupted: bool = False
@@ -117,15 +119,7 @@ class Runs:
         Raises:
             FenceLost: a newer claim exists.
         """
-        params = {
-            "run_id": run.run_id,
-            "token": run.fencing_token,
-            "thread_id": run.thread_id,
-            "first_seq": block.first_seq,
-            "last_seq": block.last_seq,
-            "first_in_run": block.first_in_run,
-            "frames": block.frames,
-        }
+        params = {"run_id": run.run_id, "thread_id": run.thread_id, "token": run.fencing_token, **asdict(block)}
 
         async def append() -> DictRow | None:
             async with self._database.connection("worker") as conn:
@@ -292,19 +286,18 @@ class Runs:
         async with self._database.transaction("worker") as conn:
             await conn.execute(statements("threads")["hold"], thread)
             error = Jsonb(end.error) if end.error else None
-            if await self._one(conn, "end", mine | {"error": error}) is None:
+            if await self._one(conn, "end", {**mine, "error": error, **_last_block(run, end)}) is None:
                 # A commit whose answer was lost with its connection has happened all the same.
                 if await self._one(conn, "ended_by", mine) is not None:
                     return
                 raise FenceLost(f"run {run.run_id}: finish refused")
             if run.webhook is not None:
                 await webhooks.post(conn, run.run_id, end.values)
-            if end.block is not None:
-                await self._append_last(conn, run, end.block)
             if end.rollback:
-                await self._take_back(conn, run, end)
-            elif end.outcome is None:
-                await cancelling.rest(conn, [run.thread_id], end.error, failed=bool(end.error), event_seq=end.event_seq)
+                await self._take_back(conn, run)
+            if end.outcome is None:
+                failed = bool(end.error) and not end.rollback
+                await cancelling.rest(conn, [run.thread_id], end.error, failed=failed, event_seq=end.event_seq)
             else:
                 await self._settle(conn, run, end.outcome, end.event_seq)
             if run.ephemeral and not end.keeps_thread:
@@ -320,26 +313,12 @@ class Runs:
         await conn.execute(self._sql["release_answers"], {"run_ids": [run.run_id], "still_asked": sorted(asked.keys)})
         await threads.settle(conn, run.thread_id, outcome, event_seq=event_seq)
 
-    async def _take_back(self, conn: Connection, run: Claimed, end: RunEnd) -> None:
+    async def _take_back(self, conn: Connection, run: Claimed) -> None:
         # The thread row still shows what was there before the run: only its last words are new.
         params = {"run_id": run.run_id, "thread_id": run.thread_id}
         await conn.execute(self._sql["return_writes"], params)
         await conn.execute(self._sql["drop_checkpoints"], params)
         await conn.execute(self._sql["erase"], {"run_ids": [run.run_id]})
-        await cancelling.rest(conn, [run.thread_id], end.error, event_seq=end.event_seq)
-
-    async def _append_last(self, conn: Connection, run: Claimed, block: Block) -> None:
-        await conn.execute(
-            statements("events")["append_last"],
-            {
-                "run_id": run.run_id,
-                "thread_id": run.thread_id,
-                "first_seq": block.first_seq,
-                "last_seq": block.last_seq,
-                "first_in_run": block.first_in_run,
-                "frames": block.frames,
-            },
-        )
 
     async def _seen(self, caller: Caller, which: str, **params: Any) -> list[DictRow]:
         query = scoped(caller, f"{self._sql['view']}{self._sql[which]}", **params)
@@ -358,6 +337,16 @@ async def claim(conn: Connection, worker_id: UUID, *, limit: int, run_id: UUID |
     params = {"worker_id": worker_id, "limit": limit, "run_id": run_id}
     rows = await (await conn.execute(statements("runs")["claim"], params)).fetchall()
     return [Claimed(**row) for row in rows]
+
+
+def _last_block(run: Claimed, end: RunEnd) -> dict[str, Any]:
+    """What the log gets at the end; of a run that is rolled back, or was not logged, it belongs to the thread."""
+    no_frames = {"first_seq": None, "last_seq": end.event_seq, "first_in_run": 0, "frames": b""}
+    return {
+        "tells": end.block is not None or not run.ephemeral,
+        "log_of": run.run_id if run.logged and not end.rollback else None,
+        **(asdict(end.block) if end.block else no_frames),
+    }
 
 
 def missing(run_id: UUID) -> Missing:

@@ -175,11 +175,18 @@ class Threads:
         return int(row["edit_token"])
 
     async def end_edit(
-        self, thread_id: UUID, token: int, outcome: Outcome, *, made: tuple[Caller, Key] | None = None
+        self,
+        thread_id: UUID,
+        token: int,
+        outcome: Outcome,
+        *,
+        frame: bytes | None = None,
+        made: tuple[Caller, Key] | None = None,
     ) -> Made | None:
         """Publish a state update on the thread row.
 
         Args:
+            frame: what the thread's log says of it, if anything.
             made: the request that makes this thread and its key; what the key stands for is returned, and nothing
                 published, if it was carried out meanwhile.
 
@@ -192,7 +199,9 @@ class Threads:
             held = await conn.execute(self._sql["end_edit"], {"thread_id": thread_id, "token": token})
             if await held.fetchone() is None:
                 raise Conflict("The thread was changed while its state was being updated.")
-            await settle(conn, thread_id, outcome, event_seq=0)
+            await settle(conn, thread_id, outcome)
+            if frame is not None:
+                await conn.execute(statements("events")["say"], {"thread_id": thread_id, "frame": frame})
             return None
 
     async def sweep(self, *, grace: float, batch: int) -> int:
@@ -226,8 +235,12 @@ async def create(
     return cursor.rowcount == 1
 
 
-async def settle(conn: Connection, thread_id: UUID, outcome: Outcome, *, event_seq: int) -> None:
-    """Write an outcome to the thread row and its values; part of the caller's transaction, thread row locked."""
+async def settle(conn: Connection, thread_id: UUID, outcome: Outcome, *, event_seq: int | None = None) -> None:
+    """Write an outcome to the thread row and its values; part of the caller's transaction, thread row locked.
+
+    Args:
+        event_seq: the last number that a run used, if it is a run that ends here.
+    """
     digests = await store(conn, thread_id, outcome.values)
     await conn.execute(
         statements("threads")["settle"],

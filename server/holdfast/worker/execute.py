@@ -84,7 +84,6 @@ class Execution:
             run,
             runs=shop.runs,
             events=shop.events,
-            bell=shop.bell,
             on_failure=lambda: self.stop(StopReason.LEASE_LOST),
         )
 
@@ -118,7 +117,7 @@ class Execution:
         except DatabaseError:
             logger.exception("run %s could not be ended; it stays claimed until it is reconciled", self.claim.run_id)
         finally:
-            self._shop.events.close_tape(self.claim.run_id, result, over=over)
+            self._shop.events.close_tape(self.claim.run_id, self.claim.thread_id, result, over=over)
 
     async def _recorded(self, end: RunEnd) -> RunEnd:
         """Record the end; a state that the thread row cannot hold costs the run its result, not the thread its life."""
@@ -179,7 +178,7 @@ class Execution:
         return await self._with_last_block(status, await self._left_behind(body, failed=failed), body)
 
     async def _rolled_back(self) -> RunEnd:
-        # No last block: the log goes with the run's row.
+        # No last block: the run's log goes with its row, and the thread's keeps only that it ended.
         await self._journal.close()
         last = self._journal.last_seq
         return RunEnd(RunStatus.INTERRUPTED, None, cancel_error("rollback"), event_seq=last, rollback=True)
@@ -198,7 +197,7 @@ class Execution:
 
     async def _hand_back(self) -> None:
         block = await self._journal.close()
-        if block is not None:
+        if block is not None and self.claim.logged:
             await self._shop.runs.append(self.claim, block)
         if await self._shop.runs.hand_back(self.claim):
             logger.info("run %s was handed back", self.claim.run_id)
@@ -236,7 +235,7 @@ class Execution:
             "interrupt_after": self._kwargs.interrupt_after,
             "durability": self._kwargs.durability,
             "control": self._control,
-            "subgraphs": modes.subgraphs,
+            "subgraphs": modes.graph_subgraphs,
         }
         if modes.uses_events:
             async for item in graph.astream_events(given, config, version="v2", **options):

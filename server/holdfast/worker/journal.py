@@ -3,6 +3,9 @@
 A frame gets its number when it is emitted and is on the tape immediately. The log gets a block when enough bytes have
 gathered or a moment has passed, whichever comes first; one append is under way at a time, and what gathers meanwhile
 is the next block. The last block is not written here: it travels in the transaction that ends the run.
+
+A run that is not logged has followers in this process only. Its thread's followers are told in one block at its end
+that it began, and why it failed if it did; a stateless run's thread has no followers, and goes with it.
 """
 
 from __future__ import annotations
@@ -10,7 +13,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from holdfast.db.bell import Bell
 from holdfast.db.events import ATTEMPT_GAP, EventLog
 from holdfast.db.runs import Block, Claimed, Runs
 from holdfast.errors import HoldfastError
@@ -20,18 +22,17 @@ FLUSH_SECONDS = 0.05
 FLUSH_BYTES = 64 * 1024
 FULL_BYTES = 8 * 2**20
 """With this much unwritten, the graph has to wait for the database."""
+TOLD_OF_EVERY_RUN = frozenset({"metadata", "error"})
+"""Events of a run that its thread's log has even if the run is not logged."""
 
 
 class Journal:
     """Numbers, publishes and logs the frames of one claimed run."""
 
-    def __init__(
-        self, run: Claimed, *, runs: Runs, events: EventLog, bell: Bell, on_failure: Callable[[], None]
-    ) -> None:
+    def __init__(self, run: Claimed, *, runs: Runs, events: EventLog, on_failure: Callable[[], None]) -> None:
         self._run = run
         self._runs = runs
         self._events = events
-        self._bell = bell
         self._on_failure = on_failure
         self._stamp_ms = int(run.claimed_at * 1000)
         first = run.event_seq + 1 + (ATTEMPT_GAP if run.attempt > 1 else 0)
@@ -59,6 +60,8 @@ class Journal:
         self._tape.append(frame)
         if not self._run.logged:
             self._tape.trim(self._tape.last)
+            if event in TOLD_OF_EVERY_RUN and not self._run.ephemeral:
+                self._buffer.append(frame)
             return
         self._buffer.append(frame)
         self._buffered += len(frame)
@@ -94,7 +97,7 @@ class Journal:
             while (block := self._take_block()) is not None:
                 await self._runs.append(self._run, block)
                 self._tape.trim(block.last_seq)
-                self._bell.ring("events", self._run.run_id)
+                self._events.grown(self._run.thread_id, self._run.run_id)
                 if self._buffered < FLUSH_BYTES:
                     break
         except HoldfastError:

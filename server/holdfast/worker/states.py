@@ -20,11 +20,12 @@ from holdfast.db.checkpoints import Fence, FencedSaver
 from holdfast.db.copies import Copies
 from holdfast.db.idempotency import Key, Made
 from holdfast.db.pool import Database
-from holdfast.db.threads import Outcome, Threads
+from holdfast.db.threads import Threads
 from holdfast.db.trees import Stores
 from holdfast.errors import BadRequest, Conflict, FenceLost, HoldfastError, Refusal, UnknownGraph, Unsaveable
 from holdfast.rules.caller import Caller
 from holdfast.rules.thread import Ttl
+from holdfast.wire import codec, sse
 from holdfast.wire.state import thread_state
 from holdfast.worker.graphs import Graphs
 from holdfast.worker.outcome import outcome_of
@@ -101,8 +102,10 @@ class States:
         config = _writing_config(thread_id, standing["metadata"], checkpoint)
         token = await self._threads.begin_edit(caller, thread_id)
         fence = Fence("edit", thread_id, token)
-        written, outcome = await self._apply(caller, config, fence, [[StateUpdate(values, as_node)]])
-        await self._threads.end_edit(thread_id, token, outcome)
+        written, snapshot = await self._apply(caller, config, fence, [[StateUpdate(values, as_node)]])
+        said = codec.dumps({"state": thread_state(snapshot), "thread_id": str(thread_id)})
+        frame = sse.frame("state_update", said, None)
+        await self._threads.end_edit(thread_id, token, outcome_of(snapshot), frame=frame)
         return written
 
     async def create(
@@ -130,8 +133,8 @@ class States:
             return None
         made = (caller, key) if key else None
         try:
-            _, outcome = await self._apply(caller, config, Fence("edit", thread_id, token), supersteps)
-            before = await self._threads.end_edit(thread_id, token, outcome, made=made)
+            _, snapshot = await self._apply(caller, config, Fence("edit", thread_id, token), supersteps)
+            before = await self._threads.end_edit(thread_id, token, outcome_of(snapshot), made=made)
         except (Refusal, Unsaveable):
             await self._threads.discard(thread_id, token)
             raise
@@ -158,12 +161,12 @@ class States:
         standing = await self._threads.standing(caller, thread_id)
         config = _writing_config(thread_id, standing["metadata"], None)
         token = await self._threads.begin_edit(caller, thread_id)
-        _, outcome = await self._apply(caller, config, Fence("edit", thread_id, token), [])
-        await self._threads.end_edit(thread_id, token, outcome)
+        _, snapshot = await self._apply(caller, config, Fence("edit", thread_id, token), [])
+        await self._threads.end_edit(thread_id, token, outcome_of(snapshot))
 
     async def _apply(
         self, caller: Caller, config: RunnableConfig, fence: Fence, supersteps: Sequence[Sequence[StateUpdate]]
-    ) -> tuple[dict[str, Any], Outcome]:
+    ) -> tuple[dict[str, Any], StateSnapshot]:
         """Write supersteps; the newest checkpoint's coordinates, and the state they lead to."""
         written = config
         with _guarded("The graph refuses this update"):
@@ -171,7 +174,7 @@ class States:
                 if supersteps:
                     written = await graph.abulk_update_state(config, supersteps)
                 snapshot = await graph.aget_state(_config(fence.id, None))
-        return dict(written["configurable"]), outcome_of(snapshot)
+        return dict(written["configurable"]), snapshot
 
     def _graph(self, caller: Caller, graph_id: str, config: RunnableConfig, fence: Fence | None = None) -> Any:
         saver = FencedSaver(self._database, fence)

@@ -7,34 +7,86 @@ WITH fence AS (
 INSERT INTO holdfast.event_blocks (thread_id, first_seq, last_seq, run_id, first_in_run, frames, created_at)
 SELECT %(thread_id)s, %(first_seq)s, %(last_seq)s, %(run_id)s, %(first_in_run)s, %(frames)s, holdfast.now()
 FROM fence
-ON CONFLICT (thread_id, first_seq) DO UPDATE SET frames = EXCLUDED.frames
+ON CONFLICT (thread_id, last_seq) DO UPDATE SET frames = EXCLUDED.frames
 RETURNING first_seq
 
--- name: append_last
-INSERT INTO holdfast.event_blocks (thread_id, first_seq, last_seq, run_id, first_in_run, frames, created_at)
-VALUES (%(thread_id)s, %(first_seq)s, %(last_seq)s, %(run_id)s, %(first_in_run)s, %(frames)s, holdfast.now())
-ON CONFLICT (thread_id, first_seq) DO UPDATE SET frames = EXCLUDED.frames
+-- name: note_ended
+-- Runs ended without having run. The next number may be a running run's, so their ends are told later.
+UPDATE holdfast.threads t
+SET ended_runs = t.ended_runs || over.run_ids
+FROM (SELECT thread_id, array_agg(run_id ORDER BY seq) AS run_ids
+      FROM holdfast.runs
+      WHERE run_id = ANY(%(run_ids)s::uuid[])
+      GROUP BY thread_id) AS over
+WHERE t.thread_id = over.thread_id
+RETURNING t.thread_id
+
+-- name: tell_ended
+-- Where nothing is active on a thread nobody else gives numbers, and nobody's end would tell these.
+WITH quiet AS (
+    SELECT thread_id, event_seq, ended_runs
+    FROM holdfast.threads t
+    WHERE thread_id = ANY(%(thread_ids)s::uuid[]) AND ended_runs <> '{}'
+      AND NOT EXISTS (SELECT FROM holdfast.runs r
+                      WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running'))
+), told AS (
+    INSERT INTO holdfast.event_blocks
+        (thread_id, first_seq, last_seq, first_in_run, frames, created_at, ended_runs)
+    SELECT thread_id, event_seq + 1, event_seq + cardinality(ended_runs), 0, '', holdfast.now(), ended_runs
+    FROM quiet
+)
+UPDATE holdfast.threads t
+SET event_seq = t.event_seq + cardinality(t.ended_runs), ended_runs = '{}'
+FROM quiet
+WHERE t.thread_id = quiet.thread_id
+RETURNING t.thread_id
+
+-- name: say
+-- Something about the thread itself; its row is locked and nothing is active on it.
+WITH numbered AS (
+    UPDATE holdfast.threads SET event_seq = event_seq + 1 WHERE thread_id = %(thread_id)s
+    RETURNING event_seq
+)
+INSERT INTO holdfast.event_blocks (thread_id, first_seq, last_seq, first_in_run, frames, created_at)
+SELECT %(thread_id)s, event_seq, event_seq, 0, %(frame)s, holdfast.now()
+FROM numbered
 
 -- name: read
 SELECT first_seq, last_seq, frames
 FROM holdfast.event_blocks
 WHERE run_id = %(run_id)s AND last_seq > %(after)s
-ORDER BY first_seq
+ORDER BY last_seq
 LIMIT %(limit)s
 
+-- name: read_thread
+-- One row without a block where there is nothing new, no row where there is no such thread (any more). A thread that was
+-- deleted says what it has to say: a stateless run's thread goes in the transaction that ends the run.
+SELECT b.first_seq, b.last_seq, b.frames, b.ended_runs, (extract(epoch FROM b.created_at) * 1000)::bigint AS at_ms,
+       t.deleted_at IS NOT NULL AS gone
+FROM holdfast.threads t
+LEFT JOIN LATERAL (
+    SELECT * FROM holdfast.event_blocks
+    WHERE thread_id = t.thread_id AND last_seq > %(after)s
+    ORDER BY last_seq
+    LIMIT %(limit)s) AS b ON true
+WHERE t.thread_id = %(thread_id)s AND %%SEES(t)%%
+ORDER BY b.last_seq
+
 -- name: count_in_run
-SELECT coalesce(max(first_in_run + last_seq - first_seq + 1), 1) AS next_in_run
+SELECT first_in_run + last_seq - first_seq + 1 AS next_in_run
 FROM holdfast.event_blocks
 WHERE run_id = %(run_id)s
+ORDER BY last_seq DESC
+LIMIT 1
 
 -- name: expire
 DELETE FROM holdfast.event_blocks
 WHERE ctid = ANY(ARRAY(
     SELECT b.ctid
     FROM holdfast.event_blocks b
-    JOIN holdfast.runs r USING (run_id)
     WHERE b.created_at < holdfast.now() - make_interval(secs => %(ttl)s)
-      AND r.status NOT IN ('pending', 'running')
+      AND NOT EXISTS (SELECT FROM holdfast.runs r
+                      WHERE r.run_id = b.run_id AND r.status IN ('pending', 'running'))
     ORDER BY b.created_at
     LIMIT %(batch)s))
 
@@ -42,3 +94,8 @@ WHERE ctid = ANY(ARRAY(
 SELECT coalesce(max(last_seq), 0) AS newest
 FROM holdfast.event_blocks
 WHERE run_id = %(run_id)s
+
+-- name: newest_of_thread
+SELECT coalesce(max(last_seq), 0) AS newest
+FROM holdfast.event_blocks
+WHERE thread_id = %(thread_id)s

@@ -67,7 +67,7 @@ SELECT claimed.run_id, claimed.thread_id, claimed.owner, claimed.assistant_id, c
        greatest(t.event_seq, (
            SELECT b.last_seq FROM holdfast.event_blocks b
            WHERE b.thread_id = t.thread_id
-           ORDER BY b.first_seq DESC
+           ORDER BY b.last_seq DESC
            LIMIT 1)) AS event_seq,
        extract(epoch FROM holdfast.now())::float AS claimed_at
 FROM claimed
@@ -79,10 +79,24 @@ FROM holdfast.runs
 WHERE status = 'pending' AND available_at > holdfast.now()
 
 -- name: end
-UPDATE holdfast.runs
-SET status = %(status)s, worker_id = NULL, error = %(error)s, updated_at = holdfast.now()
-WHERE run_id = %(run_id)s AND fencing_token = %(token)s AND status = 'running'
-RETURNING thread_id, ephemeral
+-- The log's last block tells the thread's followers of every run that ended while this one held the numbers, and then of
+-- its own end. The thread row is locked; the statement that settles it takes the numbers.
+WITH ended AS (
+    UPDATE holdfast.runs
+    SET status = %(status)s, worker_id = NULL, error = %(error)s, updated_at = holdfast.now()
+    WHERE run_id = %(run_id)s AND fencing_token = %(token)s AND status = 'running'
+    RETURNING run_id, thread_id
+), told AS (
+    INSERT INTO holdfast.event_blocks
+        (thread_id, first_seq, last_seq, run_id, first_in_run, frames, created_at, ended_runs)
+    SELECT thread_id,
+           coalesce(%(first_seq)s::bigint, greatest(t.event_seq, %(last_seq)s) + 1),
+           greatest(t.event_seq, %(last_seq)s) + cardinality(t.ended_runs) + 1,
+           %(log_of)s::uuid, %(first_in_run)s, %(frames)s, holdfast.now(), t.ended_runs || ended.run_id
+    FROM ended JOIN holdfast.threads t USING (thread_id)
+    WHERE %(tells)s
+)
+SELECT FROM ended
 
 -- name: ended_by
 SELECT FROM holdfast.runs

@@ -95,6 +95,7 @@ SET status = 'busy',
 WHERE thread_id = %(thread_id)s
 
 -- name: settle
+-- event_seq: the last number of the run that ended, whose end is told under the next one; NULL: no run did.
 UPDATE holdfast.threads
 SET status = CASE
         WHEN EXISTS (SELECT FROM holdfast.runs r
@@ -105,7 +106,9 @@ SET status = CASE
     unfinished = %(unfinished)s,
     checkpoint_id = %(checkpoint_id)s,
     value_digests = %(value_digests)s,
-    event_seq = greatest(event_seq, %(event_seq)s),
+    event_seq = CASE WHEN %(event_seq)s::bigint IS NULL THEN event_seq
+        ELSE greatest(event_seq, %(event_seq)s::bigint) + cardinality(ended_runs) + 1 END,
+    ended_runs = CASE WHEN %(event_seq)s::bigint IS NULL THEN ended_runs ELSE '{}' END,
     updated_at = holdfast.now(),
     state_updated_at = holdfast.now()
 WHERE thread_id = %(thread_id)s
@@ -119,7 +122,9 @@ SET status = CASE
         WHEN unfinished THEN 'interrupted'
         ELSE 'idle' END,
     error = coalesce(%(error)s, error),
-    event_seq = greatest(event_seq, %(event_seq)s),
+    event_seq = CASE WHEN %(event_seq)s::bigint IS NULL THEN event_seq
+        ELSE greatest(event_seq, %(event_seq)s::bigint) + cardinality(ended_runs) + 1 END,
+    ended_runs = CASE WHEN %(event_seq)s::bigint IS NULL THEN ended_runs ELSE '{}' END,
     updated_at = holdfast.now()
 WHERE thread_id = ANY(%(thread_ids)s::uuid[])
 
