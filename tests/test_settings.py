@@ -20,6 +20,7 @@ NAMES = [
     ("HOST", "::1", "host", "::1"),
     ("PORT", "0", "port", 0),
     ("HOLDFAST_DATA_DIR", "/data", "data_dir", Path("/data")),
+    ("MOUNT_PREFIX", "/agents", "mount_prefix", "/agents"),
     ("LOG_LEVEL", "debug", "log_level", "debug"),
     ("DATABASE_URL", "postgresql://a", "database_url", "postgresql://a"),
     ("DATABASE_URI", "postgresql://b", "database_url", "postgresql://b"),
@@ -131,32 +132,41 @@ def test_the_password_of_the_database_is_not_part_of_the_representation(monkeypa
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org"])
-def test_an_open_network_is_refused_without_keys(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
-    monkeypatch.setenv("HOST", host)
-    with pytest.raises(SettingsError, match=r"without authentication.*HOLDFAST_API_KEYS") as refused:
-        load_settings()
+def test_an_open_network_is_refused_without_authentication(host: str) -> None:
+    with pytest.raises(SettingsError, match=r"without authentication.*HOLDFAST_API_KEYS.*auth\.path") as refused:
+        load_settings(host=host).check_door(has_custom_auth=False)
     _one_line_without(SECRET, refused.value)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
 def test_the_loopback_needs_no_keys(host: str) -> None:
-    assert load_settings(host=host).host == host
+    load_settings(host=host).check_door(has_custom_auth=False)
 
 
-def test_an_open_network_is_allowed_with_keys_or_by_word(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_open_network_is_allowed_with_keys_or_custom_authentication_or_by_word(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("HOST", "0.0.0.0")
+    load_settings().check_door(has_custom_auth=True)
     monkeypatch.setenv("HOLDFAST_ALLOW_OPEN_NETWORK", "true")
-    assert load_settings().host == "0.0.0.0"
+    load_settings().check_door(has_custom_auth=False)
     monkeypatch.delenv("HOLDFAST_ALLOW_OPEN_NETWORK")
     monkeypatch.setenv("HOLDFAST_API_KEYS", "ann:k")
-    assert load_settings().host == "0.0.0.0"
+    load_settings().check_door(has_custom_auth=False)
 
 
 def test_keys_that_are_set_but_empty_do_not_open_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOST", "0.0.0.0")
     monkeypatch.setenv("HOLDFAST_API_KEYS", " , ")
     with pytest.raises(SettingsError, match="without authentication"):
-        load_settings()
+        load_settings().check_door(has_custom_auth=False)
+
+
+def test_keys_and_custom_authentication_contradict_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOLDFAST_API_KEYS", f"ann:{SECRET}")
+    with pytest.raises(SettingsError, match=r"HOLDFAST_API_KEYS.*auth\.path") as refused:
+        load_settings().check_door(has_custom_auth=True)
+    _one_line_without(SECRET, refused.value)
 
 
 @pytest.mark.parametrize(

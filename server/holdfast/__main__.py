@@ -98,10 +98,10 @@ def _run(part: Literal["serve", "api", "worker"], **given: Any) -> None:
     from holdfast.app import run
     from holdfast.welcome import welcome
 
-    def ready(url: str, database_url: str) -> None:
+    def ready(url: str, database_url: str, auth: str | None) -> None:
         gc.freeze()
         gc.enable()
-        print(welcome(settings, part, url, database_url), flush=True)
+        print(welcome(settings, part, url, database_url, auth), flush=True)
 
     _main(run(settings, part, ready))
 

@@ -25,10 +25,13 @@ from typing import Any, Literal
 
 import uuid_utils.compat as uuids
 import uvicorn
+from starlette.types import ASGIApp
 
-from holdfast.api.application import create_app
-from holdfast.api.auth import KeyGate
+from holdfast.api.application import create_app, serving
+from holdfast.api.auth import Gate, KeyGate
 from holdfast.api.crons import fire
+from holdfast.api.customapp import CustomApp
+from holdfast.api.customauth import CustomGate
 from holdfast.api.deps import Idle, Services
 from holdfast.db.a2a import Tasks
 from holdfast.db.admission import Admissions
@@ -74,25 +77,33 @@ Part = Literal["serve", "api", "worker"]
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """The parts of a running process."""
+    """The parts of a running process; `http` is what answers requests, None in a worker."""
 
     services: Services
+    http: ASGIApp | None
     worker: Worker | None
     failed: asyncio.Event
 
 
-async def run(settings: Settings, part: Part, announce: Callable[[str, str], None]) -> None:
+async def run(settings: Settings, part: Part, announce: Callable[[str, str, str | None], None]) -> None:
     """Run until a signal comes.
 
     Args:
-        announce: called once when ready, with the API's URL ("" for a worker) and the database's.
+        announce: called once when ready, with the API's URL ("" for a worker), the database's, and the project's
+            `auth.path`.
     """
+    project = load_project(settings.config)
+    for warning in project.warnings:
+        logger.warning("%s", warning)
+    if part != "worker":
+        settings.check_door(has_custom_auth=project.sections.auth.path is not None)
     listener = _listen(settings) if part != "worker" else None
-    async with _assembled(settings, part, _own_url(settings, listener)) as (running, database_url):
+    async with _assembled(settings, project, part, _own_url(settings, listener)) as (running, database_url):
         stop = _signals()
-        server = _Server(running.services, listener) if listener else None
+        server = _Server(running.http, listener) if running.http and listener else None
         serving = asyncio.create_task(server.serve(), name="http") if server else None
-        announce(server.url if server else "", database_url)
+        url = f"{server.url}{_mount_prefix(settings, project)}" if server else ""
+        announce(url, database_url, project.sections.auth.path)
         await _first(stop, running.failed)
         await _leave(running, settings.drain_seconds, stop)
         if server and serving:
@@ -115,11 +126,10 @@ async def _leave(running: Running, grace: float, stop: asyncio.Queue[None]) -> N
 
 
 @asynccontextmanager
-async def _assembled(settings: Settings, part: Part, own_url: str) -> AsyncIterator[tuple[Running, str]]:
+async def _assembled(
+    settings: Settings, project: Project, part: Part, own_url: str
+) -> AsyncIterator[tuple[Running, str]]:
     async with AsyncExitStack() as stack:
-        project = load_project(settings.config)
-        for warning in project.warnings:
-            logger.warning("%s", warning)
         post = _post(settings, project, own_url)
         failed = asyncio.Event()
         tasks = _Tasks(failed)
@@ -188,13 +198,43 @@ async def _assembled(settings: Settings, part: Part, own_url: str) -> AsyncItera
             stores=stores,
             catalog=GraphCatalog(graphs),
             dispatcher=worker or Idle(),
-            gate=KeyGate(settings.api_keys),
+            gate=KeyGate(settings.api_keys) if part == "worker" else await _gate(settings, project, graphs),
             webhooks=post.policy if post else None,
             crons=crons,
         )
         if worker is not None:
             tasks.start("crons", keep_time(crons, partial(fire, services)))
-        yield Running(services, worker, failed), url
+        http = None if part == "worker" else await _http(services, project, graphs, stack)
+        yield Running(services, http, worker, failed), url
+
+
+async def _gate(settings: Settings, project: Project, graphs: Graphs) -> Gate:
+    if (path := project.sections.auth.path) is None:
+        return KeyGate(settings.api_keys)
+    auth, place = await asyncio.to_thread(graphs.load_object, "auth.path", path)
+    return CustomGate(auth, place, max_body_bytes=settings.max_body_bytes)
+
+
+async def _http(services: Services, project: Project, graphs: Graphs, stack: AsyncExitStack) -> ASGIApp:
+    """What answers requests; the lifespan of the project's own application begins here, before we are ready."""
+    http = project.sections.http
+    custom = None
+    if http.app is not None:
+        app, place = await asyncio.to_thread(graphs.load_object, "http.app", http.app)
+        custom = CustomApp(app, place)
+        try:
+            await stack.enter_async_context(custom.running())
+        except Exception as error:  # user code may raise anything
+            raise graphs.failure("http.app", http.app, place, error) from error
+    prefix = _mount_prefix(services.settings, project)
+    api = create_app(services, http)
+    return serving(api, services, http=http, auth=project.sections.auth, custom=custom, prefix=prefix)
+
+
+def _mount_prefix(settings: Settings, project: Project) -> str:
+    """Below which path everything lies, as "/prefix"; "" for none. The environment wins over the project."""
+    prefix = (settings.mount_prefix or project.sections.http.mount_prefix).strip("/")
+    return f"/{prefix}" if prefix else ""
 
 
 def _post(settings: Settings, project: Project, own_url: str) -> Post | None:
@@ -281,9 +321,9 @@ class _Tasks:
 class _Server(uvicorn.Server):
     """uvicorn on our socket; signals are ours, not its."""
 
-    def __init__(self, services: Services, listener: socket.socket) -> None:
+    def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
         config = uvicorn.Config(
-            create_app(services),
+            app,
             log_config=None,
             access_log=False,
             server_header=False,

@@ -36,7 +36,7 @@ IMAGE_KEYS = frozenset(
     }
 )
 
-LOCKS = ("auth", "encryption")
+LOCKS = ("encryption",)
 """Sections whose absence would leave something open that their author wanted shut."""
 
 # Known sections that change nothing here yet, and what their absence means for the one who wrote them.
@@ -47,6 +47,8 @@ SECTIONS_WITHOUT_EFFECT: Mapping[str, str] = {
 
 # Known keys of sections that change nothing here yet.
 KEYS_WITHOUT_EFFECT: Mapping[str, str] = {
+    "auth.allow_langsmith_api_keys": "callers are whom auth.path says they are, and nobody else",
+    "auth.cache": "every request is authenticated anew",
     "checkpointer.backend": "checkpoints are kept in Holdfast's Postgres",
     "checkpointer.path": "checkpoints are kept in Holdfast's Postgres",
     "checkpointer.serde": "a graph's own types are allowed by themselves, and nothing is unpickled",
@@ -211,6 +213,12 @@ class _Reader:
                 for key in ("index", "ttl")
                 if getattr(sections.store, key) is not None
             )
+        for key, target in (("auth.path", sections.auth.path), ("http.app", sections.http.app)):
+            if target is not None:
+                self._check_target(repr(key), target)
+        if sections.auth.path is None and sections.auth.model_extra:
+            # More likely a misspelt path than a section without one, and that would be an open door.
+            raise self._error("'auth' has no 'path', so nobody would be asked who they are")
         return sections
 
     def _note_unknown_keys(self, document: dict[str, Any]) -> None:
@@ -249,7 +257,7 @@ class _Reader:
     def _check_target(self, what: str, target: str) -> None:
         source, _, attribute = target.rpartition(":")
         if Path(source).suffix in _OTHER_LANGUAGES:
-            raise self._error(f"{what} is {target!r}: only Python graphs can be served")
+            raise self._error(f"{what} is {target!r}: only Python can be served")
         named = Path(source).suffix == ".py" if _is_path(source) else _is_dotted_name(source)
         if not (named and attribute.isidentifier()):
             raise self._error(f"{what} is {target!r}: expected 'path/to/file.py:object' or 'package.module:object'")

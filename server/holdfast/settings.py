@@ -10,7 +10,7 @@ from base64 import b64decode
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, field_validator, model_validator
+from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from holdfast.errors import SettingsError
@@ -31,6 +31,7 @@ class Settings(BaseSettings):
     config: Path = Field(Path("langgraph.json"), validation_alias=_env("HOLDFAST_CONFIG"))
     host: str = Field("127.0.0.1", validation_alias=_env("HOST"))
     port: int = Field(2024, validation_alias=_env("PORT"), ge=0, le=65535)
+    mount_prefix: str = Field("", validation_alias=_env("MOUNT_PREFIX"))
     data_dir: Path = Field(Path(".holdfast"), validation_alias=_env("HOLDFAST_DATA_DIR"))
     log_level: str = Field("info", validation_alias=_env("LOG_LEVEL"))
 
@@ -91,14 +92,22 @@ class Settings(BaseSettings):
             )
         return tuple(keys)
 
-    @model_validator(mode="after")
-    def _closed_door(self) -> Settings:
-        if self.host not in LOOPBACK and not self.api_keys and not self.allow_open_network:
-            raise ValueError(
-                f"refusing to listen on {self.host} without authentication: set HOLDFAST_API_KEYS=name:key, "
-                "or HOLDFAST_ALLOW_OPEN_NETWORK=1 if something in front of Holdfast authenticates"
+    def check_door(self, *, has_custom_auth: bool) -> None:
+        """Whether it is clear who may come in, from where we listen.
+
+        Raises:
+            SettingsError: anybody on the network could, or two ways to authenticate contradict each other.
+        """
+        if has_custom_auth and self.api_keys:
+            raise SettingsError(
+                "HOLDFAST_API_KEYS is set and langgraph.json has an 'auth.path': only one can say who callers are"
             )
-        return self
+        if self.host not in LOOPBACK and not (self.api_keys or has_custom_auth or self.allow_open_network):
+            raise SettingsError(
+                f"refusing to listen on {self.host} without authentication: set HOLDFAST_API_KEYS=name:key, "
+                "give langgraph.json an 'auth.path', or set HOLDFAST_ALLOW_OPEN_NETWORK=1 if something in front of "
+                "Holdfast authenticates"
+            )
 
     @property
     def listen_url(self) -> str | None:

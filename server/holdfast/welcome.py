@@ -10,8 +10,8 @@ from holdfast.settings import Settings
 STUDIO = "https://smith.langchain.com/studio/?baseUrl="
 
 
-def welcome(settings: Settings, part: str, url: str, database_url: str) -> str:
-    """The URLs that matter, which database, which model."""
+def welcome(settings: Settings, part: str, url: str, database_url: str, auth: str | None) -> str:
+    """The URLs that matter, which database, which model, who may come in (`auth`: the project's own `auth.path`)."""
     lines = [f"Holdfast is ready ({part})", ""]
     if url:
         lines += [
@@ -23,7 +23,7 @@ def welcome(settings: Settings, part: str, url: str, database_url: str) -> str:
         f"  Project   {settings.config}",
         f"  Database  {_database(settings, database_url)}",
         f"  Model     {_model()}",
-        f"  Access    {_access(settings)}",
+        f"  Access    {_access(settings, auth)}",
         "",
     ]
     return "\n".join(lines)
@@ -43,7 +43,9 @@ def _model() -> str:
     return f"OpenAI-compatible API{f' at {base}' if base else ''} (OPENAI_API_KEY is set)"
 
 
-def _access(settings: Settings) -> str:
+def _access(settings: Settings, auth: str | None) -> str:
+    if auth is not None:
+        return f"whom the project lets in ({auth})"
     if settings.api_keys:
         return f"API keys of {', '.join(sorted(set(settings.api_keys.values())))}"
     return "open: everybody who can reach it is the one local user"

@@ -35,7 +35,7 @@ class Stamping:
         del resource, action
         self.shown.append(value)
         value["metadata"] = {"stamped": True}
-        return replace(caller, filters=({"team": value.get("team")},))
+        return replace(caller, filters=({"team": value["kwargs"].get("team")},))
 
 
 @pytest.fixture
@@ -47,7 +47,8 @@ def gate() -> Stamping:
 def client(gate: Stamping) -> httpx.AsyncClient:
     """A client of one operation that takes a batch."""
     app = FastAPI()
-    app.state.services = cast("Services", SimpleNamespace(gate=gate, settings=SimpleNamespace(max_body_bytes=10_000)))
+    limits, catalog = SimpleNamespace(max_body_bytes=10_000), SimpleNamespace(ids=lambda: ())
+    app.state.services = cast("Services", SimpleNamespace(gate=gate, settings=limits, catalog=catalog))
     problems.install(app)
 
     @app.post("/batch")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import httpx
 import pytest
 
+from tests.support.server import Server
 from tests.support.talk import new_thread, refused
 
 STUDIO = "https://smith.langchain.com"
@@ -17,11 +20,30 @@ def test_the_process_says_that_it_is_alive(http: httpx.Client, path: str) -> Non
     assert (answer.status_code, answer.json()) == (200, {"ok": True, "services": {}})
 
 
+@pytest.mark.requirement("system.ready")
 def test_the_process_says_that_its_database_answers(http: httpx.Client) -> None:
     answer = http.get("/ready")
     assert (answer.status_code, answer.json()) == (200, {"ok": True, "services": {"database": "healthy"}})
 
 
+@pytest.mark.requirement("system.ok")
+def test_health_can_include_the_database(http: httpx.Client) -> None:
+    assert http.get("/ok", params={"check_db": 0}).json() == {"ok": True, "services": {}}
+    answer = http.get("/ok", params={"check_db": 1})
+    assert (answer.status_code, answer.json()) == (200, {"ok": True, "services": {"database": "healthy"}})
+    for wrong in ("2", "true", ""):
+        refused(http.get("/ok", params={"check_db": wrong}), 400)
+
+
+@pytest.mark.requirement("system.slashes")
+def test_a_trailing_slash_leads_to_the_url_without_it(http: httpx.Client, server: Server) -> None:
+    for path in ("/threads", "/threads/search", "/ok", "/assistants/steps"):
+        answer = http.post(f"{path}/", json={})
+        assert (answer.status_code, answer.headers["location"]) == (307, f"{server.url}{path}")
+    refused(http.get("/nowhere/"), 404)
+
+
+@pytest.mark.requirement("system.info")
 def test_info_carries_a_version_that_studio_accepts_and_honest_flags(http: httpx.Client) -> None:
     info = http.get("/info").json()
     assert tuple(int(part) for part in info["version"].split(".")) >= (0, 4, 35)
@@ -31,6 +53,7 @@ def test_info_carries_a_version_that_studio_accepts_and_honest_flags(http: httpx
     assert info["langgraph_py_version"].startswith("1.")
 
 
+@pytest.mark.requirement("system.unknown_routes")
 def test_an_unknown_route_and_a_wrong_method_have_the_contracts_bodies(http: httpx.Client) -> None:
     assert refused(http.get("/nowhere"), 404) == "Not Found"
     wrong = http.put("/threads")
@@ -40,13 +63,21 @@ def test_an_unknown_route_and_a_wrong_method_have_the_contracts_bodies(http: htt
     refused(http.patch(f"/threads/{new_thread(http)}/state", json={}), 405)
 
 
+@pytest.mark.requirement("system.docs")
 def test_the_documents_of_the_api_are_served(http: httpx.Client) -> None:
-    assert http.get("/docs").status_code == 200
+    page = http.get("/docs").text
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert loaded
+    for address in loaded:
+        # Nothing is loaded from elsewhere.
+        assert http.get(address).status_code == 200
+        assert address.startswith("/docs/")
     document = http.get("/openapi.json").json()
     assert document["openapi"].startswith("3.1")
     assert "/threads/{thread_id}/runs/stream" in document["paths"]
 
 
+@pytest.mark.requirement("system.bodies")
 @pytest.mark.parametrize("content_type", ["text/plain", "application/json", "text/plain;charset=UTF-8", None])
 def test_a_body_is_json_whatever_its_content_type(http: httpx.Client, content_type: str | None) -> None:
     headers = {"content-type": content_type} if content_type else {}
@@ -58,6 +89,7 @@ def test_a_body_is_json_whatever_its_content_type(http: httpx.Client, content_ty
     assert created.json()["metadata"] == {"a": 1}
 
 
+@pytest.mark.requirement("system.cors")
 @pytest.mark.parametrize("private_network", [True, False])
 @pytest.mark.parametrize("origin", [STUDIO, "http://localhost:3000"])
 def test_a_browser_may_ask_from_anywhere(http: httpx.Client, origin: str, private_network: bool) -> None:
@@ -78,6 +110,7 @@ def test_a_browser_may_ask_from_anywhere(http: httpx.Client, origin: str, privat
         assert answer.headers["access-control-allow-private-network"] == "true"
 
 
+@pytest.mark.requirement("system.cors_exposed")
 def test_a_browser_may_read_what_it_needs_to_reconnect(http: httpx.Client) -> None:
     thread = new_thread(http)
     run = {"assistant_id": "steps", "input": {}}
@@ -91,6 +124,7 @@ def test_a_browser_may_read_what_it_needs_to_reconnect(http: httpx.Client) -> No
         assert exposed == {"content-location", "location", "x-pagination-next", "x-pagination-total"}
 
 
+@pytest.mark.requirement("system.cors")
 def test_a_browser_may_read_errors_too(http: httpx.Client) -> None:
     answer = http.get("/threads/nonsense", headers={"Origin": STUDIO})
     refused(answer, 422)

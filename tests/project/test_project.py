@@ -135,7 +135,7 @@ def test_a_target_that_names_no_object_is_refused(tmp_path: Path, target: str) -
 
 
 def test_a_javascript_graph_is_refused_with_the_reason(tmp_path: Path) -> None:
-    with pytest.raises(ProjectError, match="only Python graphs can be served"):
+    with pytest.raises(ProjectError, match="only Python can be served"):
         load(tmp_path, graphs={"agent": "./src/agent.ts:graph"})
 
 
@@ -190,10 +190,30 @@ def test_keys_for_building_images_are_nothing_to_warn_about(tmp_path: Path) -> N
     assert project.warnings == ()
 
 
-@pytest.mark.parametrize("key", ["auth", "encryption"])
-def test_a_lock_that_we_do_not_have_is_refused_rather_than_ignored(tmp_path: Path, key: str) -> None:
-    with pytest.raises(ProjectError, match=f"custom {key} is not supported yet"):
-        load(tmp_path, **{key: {"path": "./lock.py:lock"}})
+def test_a_lock_that_we_do_not_have_is_refused_rather_than_ignored(tmp_path: Path) -> None:
+    with pytest.raises(ProjectError, match="custom encryption is not supported yet"):
+        load(tmp_path, encryption={"path": "./lock.py:lock"})
+
+
+def test_authentication_without_a_path_is_refused_where_something_else_is_written_instead(tmp_path: Path) -> None:
+    with pytest.raises(ProjectError, match="'auth' has no 'path'"):
+        load(tmp_path, auth={"pth": "./auth.py:auth"})
+    # There is no such bypass to switch off.
+    assert load(tmp_path, auth={"disable_studio_auth": True}).warnings == ()
+
+
+@pytest.mark.parametrize("section", [{"auth": {"path": "auth"}}, {"http": {"app": "./app.py"}}])
+def test_custom_code_is_named_by_file_and_object(tmp_path: Path, section: dict[str, Any]) -> None:
+    with pytest.raises(ProjectError, match=r"'(auth\.path|http\.app)' is .*: expected"):
+        load(tmp_path, **section)
+
+
+def test_keys_of_auth_that_change_nothing_are_named(tmp_path: Path) -> None:
+    auth = {"path": "./auth.py:auth", "cache": {"ttl_seconds": 60}, "allow_langsmith_api_keys": True}
+    warnings = " ".join(load(tmp_path, auth=auth).warnings)
+
+    assert "'auth.cache' has no effect yet" in warnings
+    assert "'auth.allow_langsmith_api_keys' has no effect yet" in warnings
 
 
 def test_the_environment_may_be_a_map(tmp_path: Path) -> None:

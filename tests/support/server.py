@@ -128,6 +128,24 @@ class Server(Elsewhere):
             return int(self._process.returncode)
 
 
+def refusal_to_start(config: Path, database_url: str | None = None, **environment: str) -> str:
+    """What `holdfast serve` says where it must not start: one line."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
+    command = [sys.executable, "-m", "holdfast", "serve", "--config", str(config), "--port", "0"]
+    ended = subprocess.run(
+        [*command, *(["--database-url", database_url] if database_url else [])],
+        env={**kept, "PYTHONPATH": str(ROOT / "server"), **environment},
+        capture_output=True,
+        text=True,
+        timeout=READY_SECONDS,
+        check=False,
+    )
+    assert ended.returncode != 0
+    lines = (ended.stdout + ended.stderr).strip().splitlines()
+    assert "Traceback (most recent call last):" not in lines
+    return lines[-1]
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])

@@ -1,9 +1,14 @@
-"""The FastAPI application: routes, errors, CORS."""
+"""The HTTP application: our API, and around it the project's own (`http.app`), CORS and the mount prefix."""
 
 from __future__ import annotations
 
-from fastapi import FastAPI
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from holdfast import __version__
 from holdfast.api import (
@@ -20,38 +25,120 @@ from holdfast.api import (
     threads,
     threadstream,
 )
+from holdfast.api.customapp import CustomApp
 from holdfast.api.deps import Services
+from holdfast.sections import AuthSection, Cors, HttpSection
 
-EXPOSED_HEADERS = ["content-location", "location", "x-pagination-next", "x-pagination-total"]
+EXPOSED_HEADERS = ["content-location", "idempotent-replayed", "location", "x-pagination-next", "x-pagination-total"]
 """What browsers may read. With `location` a browser's SDK reconnects to a cut stream; without it, it cannot."""
 
+DOCS_ASSETS = "/docs/assets"
+"""The documentation page loads its scripts from here and not from elsewhere: nothing leaves the machine."""
 
-def create_app(services: Services) -> FastAPI:
-    """The application over these services."""
-    app = FastAPI(title="Holdfast", version=__version__, description="An open agent server for LangGraph.")
+
+def create_app(services: Services, http: HttpSection | None = None) -> FastAPI:
+    """Our API over these services, without what `http` disables."""
+    http = http or HttpSection()
+    options: dict[str, Any] = {
+        "title": "Holdfast",
+        "version": __version__,
+        "description": "An open agent server for LangGraph.",
+    }
+    if http.disable_meta:
+        app = FastAPI(openapi_url=None, **options)
+    else:
+        app = FastAPIOffline(redoc_url=None, static_url=DOCS_ASSETS, **options)
     app.state.services = services
-    # Crons before runs: `crons` in their paths is no run's id.
-    for router in (
-        system.router,
-        assistants.router,
-        threads.router,
-        threadstream.router,
-        states.router,
-        crons.router,
-        runs.router,
-        stateless.router,
-        store.router,
-        mcp.router,
-        a2a.router,
-    ):
-        app.include_router(router)
+    app.state.http = http
+    for is_there, router in _routers(http):
+        if is_there:
+            app.include_router(router)
     problems.install(app)
-    app.add_middleware(
-        CORSMiddleware,
-        allow_origins=["*"],
-        allow_methods=["*"],
-        allow_headers=["*"],
-        expose_headers=EXPOSED_HEADERS,
+    return app
+
+
+def _routers(http: HttpSection) -> Iterator[tuple[bool, APIRouter]]:
+    yield True, system.router
+    yield not http.disable_meta, system.meta
+    yield not http.disable_assistants, assistants.router
+    yield not http.disable_threads, threads.router
+    yield not http.disable_threads, states.router
+    yield not http.disable_threads, threadstream.router
+    # Crons before runs: `crons` in their paths is no run's id.
+    yield not http.disable_runs, crons.router
+    yield not http.disable_runs, runs.router
+    yield not http.disable_runs, stateless.router
+    yield not http.disable_store, store.router
+    yield not http.disable_mcp, mcp.router
+    yield not http.disable_a2a, a2a.router
+
+
+def serving(
+    app: FastAPI, services: Services, *, http: HttpSection, auth: AuthSection, custom: CustomApp | None, prefix: str
+) -> ASGIApp:
+    """All that answers requests, from the outside in: prefix, metrics, CORS, the project's own app, our API."""
+    document_with(app, custom, auth)
+    inner: ASGIApp = app
+    if custom is not None:
+        inner = custom.around(app, services.gate, http)
+    if http.cors is not None or custom is None or not custom.has_cors:
+        inner = with_cors(inner, http.cors or Cors(expose_headers=EXPOSED_HEADERS))
+    inner = services.traffic.counting(inner)
+    return below(prefix, inner) if prefix else inner
+
+
+def with_cors(app: ASGIApp, cors: Cors) -> ASGIApp:
+    """`app`, which browsers may call from elsewhere; also where their network asks first, as Studio's does."""
+    return CORSMiddleware(
+        app,
+        allow_origins=cors.allow_origins,
+        allow_origin_regex=cors.allow_origin_regex,
+        allow_methods=cors.allow_methods,
+        allow_headers=cors.allow_headers,
+        allow_credentials=cors.allow_credentials,
+        expose_headers=cors.expose_headers or EXPOSED_HEADERS,
+        max_age=cors.max_age,
         allow_private_network=True,
     )
-    return app
+
+
+def below(prefix: str, app: ASGIApp) -> ASGIApp:
+    """`app` with all its paths under `prefix` ("/api"), and nothing beside it."""
+
+    async def mounted(scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if path != prefix and not path.startswith(prefix + "/"):
+            await problems.detail(404, "Not Found")(scope, receive, send)
+            return
+        if path == prefix:
+            scope = {**scope, "path": prefix + "/"}
+        await app({**scope, "root_path": scope.get("root_path", "") + prefix}, receive, send)
+
+    return mounted
+
+
+def document_with(app: FastAPI, custom: CustomApp | None, auth: AuthSection) -> None:
+    """Let the OpenAPI document show the project's routes and its way to authenticate, too."""
+    ours: Callable[[], dict[str, Any]] = app.openapi
+
+    def merged() -> dict[str, Any]:
+        document = {**ours()}
+        for part in (custom.openapi() if custom else {}, auth.openapi or {}):
+            for key in ("paths", "components"):
+                document[key] = _merged(document.get(key, {}), part.get(key, {}))
+            if schemes := part.get("securitySchemes"):
+                document["components"] = _merged(document["components"], {"securitySchemes": schemes})
+            if "security" in part:
+                document["security"] = part["security"]
+        return document
+
+    app.openapi = merged  # type: ignore[method-assign]  # FastAPI's own way to change the document
+
+
+def _merged(document: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
+    """Both, and objects that both have are merged too; what is added wins."""
+    both = {
+        key: _merged(document[key], value) if isinstance(value, dict) and isinstance(document.get(key), dict) else value
+        for key, value in added.items()
+    }
+    return {**document, **both}

@@ -1,7 +1,8 @@
 """The gate: who is asking, and may they do this.
 
 Without keys everybody is the one local owner. With `HOLDFAST_API_KEYS`, a key in `x-api-key` or as a bearer token names
-the owner. Either way callers see their own rows and nothing else, so nothing further has to be asked.
+the owner. Either way callers see their own rows and nothing else, so nothing further has to be asked. A project's own
+authentication is another gate (`api/customauth.py`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hmac
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 
 from holdfast.errors import Unauthenticated
 from holdfast.rules.caller import LOCAL, Caller
@@ -26,7 +27,7 @@ class Gate(Protocol):
     def asks(self) -> bool:
         """Whether `allow` may refuse or change anything; if not, requests need not be shown to it."""
 
-    async def admit(self, request: Request) -> Caller:
+    async def admit(self, request: HTTPConnection) -> Caller:
         """The caller behind a request.
 
         Raises:
@@ -49,7 +50,7 @@ class KeyGate:
     def __init__(self, api_keys: Mapping[str, str]) -> None:
         self._api_keys = api_keys
 
-    async def admit(self, request: Request) -> Caller:
+    async def admit(self, request: HTTPConnection) -> Caller:
         if not self._api_keys:
             return LOCAL
         given = _credential(request).encode()
@@ -63,7 +64,7 @@ class KeyGate:
         return caller
 
 
-def _credential(request: Request) -> str:
+def _credential(request: HTTPConnection) -> str:
     if key := request.headers.get("x-api-key"):
         return key
     scheme, _, token = request.headers.get("authorization", "").partition(" ")

@@ -14,9 +14,13 @@ from uuid import UUID
 
 from fastapi import Depends, Request
 from pydantic import BaseModel, RootModel, ValidationError
+from starlette.requests import HTTPConnection
 
+from holdfast.api import reading
+from holdfast.api.asking import Asking
 from holdfast.api.auth import Action, Gate, Resource
 from holdfast.api.problems import invalid
+from holdfast.api.traffic import Traffic
 from holdfast.db.a2a import Tasks
 from holdfast.db.admission import Admissions
 from holdfast.db.assistants import Assistants
@@ -29,15 +33,17 @@ from holdfast.db.pool import Database
 from holdfast.db.runs import Claimed, Runs
 from holdfast.db.threads import Threads
 from holdfast.db.trees import Stores
-from holdfast.errors import Forbidden, Invalid, TooLarge
+from holdfast.errors import Invalid
 from holdfast.rules.caller import Caller
 from holdfast.rules.thread import Strategy, Ttl
 from holdfast.rules.webhook import UrlPolicy
 from holdfast.sections import Sections
 from holdfast.settings import Settings
-from holdfast.wire import codec
 
 Body = TypeVar("Body", bound=BaseModel)
+
+CALLER = "holdfast.caller"
+"""Where the ASGI scope holds the caller of a request that was authenticated before it was routed."""
 
 
 class Dispatcher(Protocol):
@@ -156,10 +162,11 @@ class Services:
     webhooks: UrlPolicy | None
     """Where webhooks may go; None: they are accepted and not sent."""
     crons: Crons
+    traffic: Traffic = field(default_factory=Traffic)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-def services(request: Request) -> Services:
+def services(request: HTTPConnection) -> Services:
     found: Services = request.app.state.services
     return found
 
@@ -167,16 +174,16 @@ def services(request: Request) -> Services:
 With = Annotated[Services, Depends(services)]
 
 
-Asked = dict[str, Any] | list[dict[str, Any]]
-"""What a request is about; of a batch, each of its parts."""
+About = Callable[[Any], Awaitable[dict[str, Any]]]
+"""What a request asks for, in the words of authorization handlers; the route works with what they leave of it."""
 
 
-async def _asked(request: Request) -> Asked:
-    """The body, and the ids in the path."""
-    body = await read_json(request) if request.method in ("POST", "PUT", "PATCH") else {}
-    if isinstance(body, list) and body and all(isinstance(part, dict) for part in body):
-        return body
-    return {**(body if isinstance(body, dict) else {}), **request.path_params}
+async def admitted(request: HTTPConnection, with_: With) -> Caller:
+    """The caller behind a request, whom the gate was asked about once."""
+    if CALLER not in request.scope:
+        request.scope[CALLER] = await with_.gate.admit(request)
+    caller: Caller = request.scope[CALLER]
+    return caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,22 +192,20 @@ class Permission:
 
     resource: Resource
     action: Action
-    about: Callable[[Request], Awaitable[Asked]] = _asked
+    about: About | None = None
 
-    async def __call__(self, request: Request, with_: With) -> Caller:
-        caller = await with_.gate.admit(request)
+    async def __call__(self, request: HTTPConnection, with_: With) -> Caller:
+        caller = await admitted(request, with_)
         if not with_.gate.asks:
             return caller
-        asked = await self.about(request)
-        request.state.body = asked
-        parts = asked if isinstance(asked, list) else [asked]
-        allowed = [await with_.gate.allow(caller, self.resource, self.action, part) for part in parts]
-        if any(one != allowed[0] for one in allowed):
-            raise Forbidden("The parts of this batch are allowed under different conditions: send them one by one.")
-        return allowed[0]
+        if self.about is not None:
+            asked = request.scope[reading.ASKED] = await self.about(request)
+            return await with_.gate.allow(caller, self.resource, self.action, asked)
+        asking = Asking(with_.gate, caller, self.resource, self.action, with_.catalog.ids())
+        return await asking.request(request, with_.settings.max_body_bytes)
 
 
-def may(resource: Resource, action: Action, about: Callable[[Request], Awaitable[Asked]] = _asked) -> Any:
+def may(resource: Resource, action: Action, about: About | None = None) -> Any:
     """The annotation of a route's caller: `who: Annotated[Caller, may("threads", "read")]`."""
     return Depends(Permission(resource, action, about))
 
@@ -232,25 +237,18 @@ def shaped(value: Any, model: type[Body]) -> Body:
 
 
 async def read_json(request: Request) -> Any:
-    """The body as JSON; once the gate has seen it, as the gate left it."""
-    if (seen := left_by_gate(request)) is not None:
-        return seen
-    limit = services(request).settings.max_body_bytes
-    received = bytearray()
-    async for chunk in request.stream():
-        received += chunk
-        if len(received) > limit:
-            raise TooLarge(f"The request body is larger than {limit} bytes")
-    try:
-        return codec.loads_request(bytes(received))
-    except ValueError as error:
-        raise Invalid(str(error)) from None
+    """The body as JSON; once the gate has seen it, as the gate left it.
+
+    Raises:
+        TooLarge: over the configured limit.
+        Invalid: no JSON.
+    """
+    return await reading.json_of(request, services(request).settings.max_body_bytes)
 
 
-def left_by_gate(request: Request) -> Asked | None:
+def left_by_gate(request: Request) -> Any:
     """What the request asks for, if the gate has seen it: an authorization handler may have changed it."""
-    left: Asked | None = getattr(request.state, "body", None)
-    return left
+    return request.scope.get(reading.ASKED)
 
 
 def uuid_of(value: str, what: str) -> UUID:

@@ -17,8 +17,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message
 
+from holdfast.api.asking import IDS, Asking
 from holdfast.api.auth import Action, Resource
-from holdfast.api.deps import Services, With
+from holdfast.api.deps import Services, With, admitted
 from holdfast.api.responses import KEEP_ALIVE_SECONDS, Json, slow_json
 from holdfast.rules.caller import Caller
 from holdfast.wire import codec
@@ -33,7 +34,7 @@ ABOUT_BODIES = frozenset({b"accept", b"content-length", b"content-type"})
 
 async def known(request: Request, with_: With) -> Caller:
     """The caller of a route that asks for permission later, with `permitted`."""
-    return await with_.gate.admit(request)
+    return await admitted(request, with_)
 
 
 async def permitted(
@@ -44,7 +45,14 @@ async def permitted(
     Raises:
         Forbidden: they may not.
     """
-    return await with_.gate.allow(caller, resource, action, value if value is not None else {})
+    if not with_.gate.asks:
+        return caller
+    asked = {} if value is None else value
+    told = {name: asked[name] for name in IDS & asked.keys() if (action, name) != ("create_run", "assistant_id")}
+    body = {name: item for name, item in asked.items() if name not in told}
+    allowed, left = await Asking(with_.gate, caller, resource, action, with_.catalog.ids()).rows(body, told)
+    asked |= left
+    return allowed
 
 
 async def loaded(module: str) -> Any:

@@ -140,7 +140,7 @@ class _Tools:
         Raises:
             MCPError: no such tool.
         """
-        who = await permitted(self._with, self._who, "assistants", "read", {"name": name})
+        who = await permitted(self._with, self._who, "assistants", "read", {"assistant_id": name})
         found = (await self._names(who)).get(name)
         try:
             return await self._described(found or await self._with.assistants.get(who, resolve(self._with, name)))

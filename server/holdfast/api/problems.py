@@ -41,6 +41,14 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
+def refusal(error: Refusal | HTTPException) -> Response:
+    """The answer to a request that authentication refused before it met a route."""
+    if isinstance(error, HTTPException):
+        return detail(error.status_code, str(error.detail), dict(error.headers or {}))
+    headers = {"www-authenticate": "Bearer"} if error.status == 401 else None
+    return detail(error.status, str(error), headers)
+
+
 def detail(status: int, text: str, headers: dict[str, str] | None = None) -> Response:
     """An error in the API's shape."""
     return Json({"detail": text}, status_code=status, headers=headers)
@@ -63,8 +71,7 @@ def _explain_one(problem: Any) -> str:
 
 async def _refusal(_: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)
-    headers = {"www-authenticate": "Bearer"} if error.status == 401 else None
-    return detail(error.status, str(error), headers)
+    return refusal(error)
 
 
 async def _unknown_graph(_: Request, error: Exception) -> Response:
@@ -92,7 +99,7 @@ async def _invalid(_: Request, error: Exception) -> Response:
 
 async def _http(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return detail(error.status_code, str(error.detail), dict(error.headers or {}))
+    return refusal(error)
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

@@ -19,6 +19,9 @@ from holdfast.wire import codec, sse
 
 KEEP_ALIVE_SECONDS = 5.0
 
+CUT = "holdfast.cut"
+"""In the ASGI scope of an answer that broke off, for whoever would end it properly on its way to the client."""
+
 
 class Json(Response):
     """A value by our codec; bytes are JSON already."""
@@ -50,13 +53,13 @@ class LongAnswer(StreamingResponse):
         self._on_disconnect = on_disconnect
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        del scope
         answer = asyncio.ensure_future(self.stream_response(send))
         gone = asyncio.ensure_future(_disconnected(receive))
         closing = asyncio.ensure_future(self._closing.wait())
         try:
             await asyncio.wait([answer, gone, closing], return_when=asyncio.FIRST_COMPLETED)
             if not answer.done():
+                scope[CUT] = True
                 answer.cancel()
                 if gone.done() and self._on_disconnect is not None:
                     await self._on_disconnect()

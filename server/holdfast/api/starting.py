@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +18,7 @@ from holdfast.db.admission import NO_PLACE, Answers, NewRun
 from holdfast.db.crons import Firing
 from holdfast.db.idempotency import Key, Made
 from holdfast.errors import BadRequest, Missing, Refusal
-from holdfast.rules.caller import Caller
+from holdfast.rules.caller import Caller, Sight
 from holdfast.rules.command import bind_resume
 from holdfast.rules.headers import visible
 from holdfast.sections import HeaderPatterns
@@ -142,7 +142,7 @@ async def _new_run(
     with_: Services, who: Caller, body: RunCreate, *, thread_id: UUID | None, followed: bool, origin: Origin
 ) -> NewRun:
     try:
-        assistant = await with_.assistants.on_thread(who, resolve(with_, body.assistant_id), thread_id)
+        assistant = await _assistant(with_, who, resolve(with_, body.assistant_id), thread_id, origin.firing)
     except Missing:
         raise Missing(NO_PLACE) from None
     body = await _taken_on(with_, who, body, thread_id)
@@ -161,7 +161,8 @@ async def _new_run(
         identity["cron_id"] = metadata["cron_id"] = str(origin.firing.cron_id)
     config["configurable"] = {**config["configurable"], **identity}
     temporary = thread_id is None and body.on_completion != "keep"
-    kwargs = stored_kwargs(body, config, context, answers.values if answers else None, temporary=temporary)
+    values = answers.values if answers else None
+    kwargs = stored_kwargs(body, config, context, values, temporary=temporary, user=who.user)
     return NewRun(
         run_id=run_id,
         thread_id=on_thread,
@@ -175,7 +176,7 @@ async def _new_run(
         ephemeral=temporary,
         after_seconds=body.after_seconds or 0.0,
         answers=answers,
-        new_thread=_thread_metadata(body) if thread_id is None or body.if_not_exists == "create" else None,
+        new_thread=_thread_metadata(who, body) if thread_id is None or body.if_not_exists == "create" else None,
         thread_status=body.if_thread_status,
         webhook=_webhook(with_, body),
         firing=origin.firing,
@@ -189,13 +190,27 @@ async def check(with_: Services, who: Caller, body: RunCreate) -> UUID:
         Missing: no such assistant.
         BadRequest, Invalid: contradictory or malformed.
     """
-    assistant = await with_.assistants.on_thread(who, resolve(with_, body.assistant_id), None)
+    assistant = await _assistant(with_, who, resolve(with_, body.assistant_id), None, None)
     config, context, metadata = _merged(assistant, body, Origin(""))
-    stored_kwargs(body, config, context, None, temporary=False)
+    stored_kwargs(body, config, context, None, temporary=False, user=None)
     searchable(metadata, "metadata")
     _webhook(with_, body)
     found: UUID = assistant["assistant_id"]
     return found
+
+
+async def _assistant(
+    with_: Services, who: Caller, assistant_id: UUID, thread_id: UUID | None, firing: Firing | None
+) -> Mapping[str, Any]:
+    """What the run is made of. Whether its caller may read the assistant is another question than who may run.
+
+    A cron asked it when it was made.
+    """
+    reader = replace(who, sight=Sight.ALL)
+    if firing is None:
+        asked = {"assistant_id": assistant_id, "metadata": {}}
+        reader = await with_.gate.allow(who, "assistants", "read", asked)
+    return await with_.assistants.on_thread(reader, assistant_id, thread_id, of_thread=who)
 
 
 async def _admit(with_: Services, who: Caller, new: NewRun, key: Key | None) -> Made | None:
@@ -264,9 +279,9 @@ def _merged(
     return config, {**assistant["context"], **context} or None, metadata
 
 
-def _thread_metadata(body: RunCreate) -> dict[str, Any]:
+def _thread_metadata(who: Caller, body: RunCreate) -> dict[str, Any]:
     """What a thread that is made for the run carries."""
-    return own_metadata({**body.config.metadata, **body.metadata})
+    return who.marked(own_metadata({**body.config.metadata, **body.metadata}))
 
 
 def _webhook(with_: Services, body: RunCreate) -> str | None:

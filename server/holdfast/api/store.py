@@ -65,7 +65,8 @@ async def get(
     refresh_ttl: Annotated[bool | None, Query(description="whether this read prolongs the item's life")] = None,
 ) -> Response:
     del namespace, key, refresh_ttl
-    asked = shaped(left_by_gate(request) or _query(request), ItemRead)
+    left = left_by_gate(request)
+    asked = shaped(_query(request) if left is None else left, ItemRead)
     item = await with_.stores.of(who.owner).aget(asked.place, asked.key, refresh_ttl=asked.refresh_ttl)
     return Json(item and item_view(item))
 

@@ -1,40 +1,46 @@
-"""Health and identity; never authenticated."""
+"""Health, identity and figures; never authenticated."""
 
 from __future__ import annotations
 
 from importlib.metadata import version
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 
 from holdfast import __version__
-from holdfast.api.deps import With
+from holdfast.api.deps import Services, With
 from holdfast.api.responses import Json
-from holdfast.errors import DatabaseError
+from holdfast.db import metrics as figures
+from holdfast.errors import BadRequest, DatabaseError
 
 router = APIRouter(tags=["System"])
+"""What load balancers ask; always there."""
+
+meta = APIRouter(tags=["System"])
+"""What people and their tools ask."""
 
 COMPATIBLE_VERSION = "0.16.7"
 """The langgraph-api version whose wire we speak. Studio switches features on by this number."""
 
 
-@router.get("/ok", summary="The process is alive")
+@router.get("/ok", summary="The process is alive; with check_db=1, so is its database")
 @router.get("/health", include_in_schema=False)
 @router.get("/", include_in_schema=False)
-async def ok() -> Response:
-    return Json({"ok": True, "services": {}})
+async def ok(request: Request, with_: With, check_db: str = "0") -> Response:
+    if check_db not in ("0", "1"):
+        raise BadRequest("check_db must be 0 or 1")
+    if check_db == "1":
+        return await _database_health(with_)
+    return Json({"ok": True} if request.app.state.http.disable_meta else {"ok": True, "services": {}})
 
 
 @router.get("/ready", summary="The process can do its work: the database answers")
 async def ready(with_: With) -> Response:
-    try:
-        async with with_.database.connection("api") as conn:
-            await conn.execute("SELECT 1")
-    except DatabaseError:
-        return Json({"ok": False, "services": {"database": "unhealthy"}}, status_code=503)
-    return Json({"ok": True, "services": {"database": "healthy"}})
+    return await _database_health(with_)
 
 
-@router.get("/info", summary="What serves here")
+@meta.get("/info", summary="What serves here")
 async def info() -> Response:
     return Json(
         {
@@ -57,3 +63,28 @@ async def info() -> Response:
             },
         }
     )
+
+
+@meta.get("/metrics", summary="The queue, and what this process answered")
+async def metrics(
+    with_: With, shape: Annotated[Literal["prometheus", "json"], Query(alias="format")] = "prometheus"
+) -> Response:
+    queue = await figures.queue(with_.database)
+    if shape == "json":
+        return Json({"queue": queue, "api": {"http_requests_total": with_.traffic.totals()}})
+    registry = CollectorRegistry()
+    for name, value in queue.items():
+        # Prometheus has no null: where nothing waits, there is no waiting time.
+        gauge = Gauge(f"holdfast_queue_{name}", "See GET /metrics?format=json", registry=registry)
+        gauge.set(float("nan") if value is None else value)
+    text = generate_latest(registry) + generate_latest(with_.traffic.registry)
+    return Response(text, headers={"content-type": CONTENT_TYPE_LATEST})
+
+
+async def _database_health(with_: Services) -> Response:
+    try:
+        async with with_.database.connection("api") as conn:
+            await conn.execute("SELECT 1")
+    except DatabaseError:
+        return Json({"ok": False, "services": {"database": "unhealthy"}}, status_code=503)
+    return Json({"ok": True, "services": {"database": "healthy"}})

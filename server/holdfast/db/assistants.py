@@ -123,13 +123,17 @@ class Assistants:
             raise _missing(assistant_id)
         return row
 
-    async def on_thread(self, caller: Caller, assistant_id: UUID, thread_id: UUID | None) -> DictRow:
+    async def on_thread(
+        self, caller: Caller, assistant_id: UUID, thread_id: UUID | None, *, of_thread: Caller | None = None
+    ) -> DictRow:
         """What a run is made of: the assistant's graph, config, context and metadata, the thread's config and metadata.
+
+        `of_thread` is the same party with what they see of threads, if that is not what they see of assistants.
 
         Raises:
             Missing: no such assistant. A thread that is not there (yet) says nothing.
         """
-        row = await self._one(caller, self._sql["on_thread"], assistant_id=assistant_id, thread_id=thread_id)
+        row = await self._one(caller, self._sql["on_thread"], of_thread, assistant_id=assistant_id, thread_id=thread_id)
         if row is None:
             raise _missing(assistant_id)
         return row
@@ -243,12 +247,14 @@ class Assistants:
         if row["owner"] is None:
             raise Forbidden(f"The system assistant of graph '{row['graph_id']}' {why}")
 
-    async def _one(self, caller: Caller, statement: str, **params: Any) -> DictRow | None:
-        rows = await self._all(caller, statement, **params)
+    async def _one(
+        self, caller: Caller, statement: str, also: Caller | None = None, /, **params: Any
+    ) -> DictRow | None:
+        rows = await self._all(caller, statement, also, **params)
         return rows[0] if rows else None
 
-    async def _all(self, caller: Caller, statement: str, **params: Any) -> list[DictRow]:
-        query = scoped(caller, statement, graph_ids=self._graph_ids, alone=caller.alone, **params)
+    async def _all(self, caller: Caller, statement: str, also: Caller | None = None, /, **params: Any) -> list[DictRow]:
+        query = scoped(caller, statement, also, graph_ids=self._graph_ids, alone=caller.alone, **params)
         async with self._database.connection("api") as conn:
             return await (await conn.execute(*query)).fetchall()
 

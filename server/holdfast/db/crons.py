@@ -19,7 +19,7 @@ from holdfast.db.pool import Connection, Database
 from holdfast.db.scope import scoped
 from holdfast.db.sql import statements
 from holdfast.errors import Conflict, Missing
-from holdfast.rules.caller import Caller, Sight
+from holdfast.rules.caller import Caller, Sight, User
 
 CHANGEABLE = (
     "schedule",
@@ -244,6 +244,6 @@ def _caller(stored: Mapping[str, Any]) -> Caller:
         stored["owner"],
         Sight(stored["sight"]),
         tuple(stored["filters"]),
-        stored["user"],
+        None if stored["user"] is None else User(stored["user"]),
         tuple(stored["permissions"]),
     )

@@ -180,6 +180,8 @@ class RunKwargs:
     durability: Durability
     checkpoint: Mapping[str, Any] | None
     on_completion: OnCompletion | None
+    user: Mapping[str, Any] | None
+    """What authentication said about the caller; it may hold credentials, and no client sees it."""
 
     @classmethod
     def load(cls, stored: bytes) -> RunKwargs:
@@ -214,6 +216,7 @@ def stored_kwargs(
     answers: Mapping[str, Any] | None,
     *,
     temporary: bool,
+    user: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """The `kwargs` of a run: the request with config merged and answers bound. `temporary`: its thread goes with it.
 
@@ -241,6 +244,7 @@ def stored_kwargs(
         "durability": _durability(body),
         "checkpoint": _start(body),
         "on_completion": body.on_completion,
+        "user": user,
     }
 
 
@@ -263,6 +267,9 @@ def run_view(row: Mapping[str, Any], select: Sequence[str] | None = None) -> dic
 
 
 def _whole_view(row: Mapping[str, Any]) -> dict[str, Any]:
+    kwargs = codec.loads(row["kwargs"])
+    if kwargs is not None:
+        kwargs.pop("user", None)
     return {
         "run_id": str(row["run_id"]),
         "thread_id": str(row["thread_id"]),
@@ -271,7 +278,7 @@ def _whole_view(row: Mapping[str, Any]) -> dict[str, Any]:
         "updated_at": time(row["updated_at"]),
         "metadata": row["metadata"],
         "status": row["status"],
-        "kwargs": codec.loads(row["kwargs"]),
+        "kwargs": kwargs,
         "multitask_strategy": row["multitask_strategy"],
         "langsmith_session_name": None,
     }

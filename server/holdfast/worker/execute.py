@@ -36,6 +36,7 @@ from holdfast.db.runs import Claimed, RunEnd, Runs
 from holdfast.db.threads import Outcome
 from holdfast.db.trees import Stores
 from holdfast.errors import DatabaseError, DatabaseUnavailable, FenceLost, HoldfastError, Unsaveable
+from holdfast.rules.caller import User, identity
 from holdfast.rules.recovery import Dispatch, Standing, recovery, still_pending
 from holdfast.rules.run import FAILED, RunStatus, StopReason
 from holdfast.wire import codec
@@ -292,12 +293,17 @@ class Execution:
             checkpointer=FencedSaver(self._shop.database, self.claim.fence),
             store=self._shop.stores.of(self.claim.owner),
             context=self._kwargs.context,
+            user=self._user,
         )
+
+    @property
+    def _user(self) -> User | None:
+        return None if self._kwargs.user is None else User(self._kwargs.user)
 
     def _config(self) -> RunnableConfig:
         """The run's config as the graph sees it; identity comes last, so that no request can forge it."""
         given = self._kwargs.config
-        identity = {
+        ids = {
             "run_id": str(self.claim.run_id),
             "thread_id": str(self.claim.thread_id),
             "graph_id": self.claim.graph_id,
@@ -305,13 +311,12 @@ class Execution:
         }
         configurable = {
             **given.get("configurable", {}),
-            **identity,
-            "user_id": self.claim.owner,
-            "langgraph_auth_user_id": self.claim.owner,
+            **ids,
+            **identity(self.claim.owner, self._user),
             "checkpoint_ns": "",
             **self._start(),
         }
-        metadata = {**self.claim.metadata, **identity, "run_attempt": self.claim.attempt}
+        metadata = {**self.claim.metadata, **ids, "run_attempt": self.claim.attempt}
         config: RunnableConfig = {
             "configurable": configurable,
             "metadata": metadata,

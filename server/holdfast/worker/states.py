@@ -23,7 +23,7 @@ from holdfast.db.pool import Database
 from holdfast.db.threads import Threads
 from holdfast.db.trees import Stores
 from holdfast.errors import BadRequest, Conflict, FenceLost, HoldfastError, Refusal, UnknownGraph, Unsaveable
-from holdfast.rules.caller import Caller
+from holdfast.rules.caller import Caller, identity
 from holdfast.rules.thread import Ttl
 from holdfast.wire import codec, sse
 from holdfast.wire.state import thread_state
@@ -177,11 +177,19 @@ class States:
         return dict(written["configurable"]), snapshot
 
     def _graph(self, caller: Caller, graph_id: str, config: RunnableConfig, fence: Fence | None = None) -> Any:
+        known = {**config["configurable"], **identity(caller.owner, caller.user)}
         saver = FencedSaver(self._database, fence)
         store = self._stores.of(caller.owner)
         access: AccessContext = "threads.update" if fence else "threads.read"
         try:
-            return self._graphs.open(graph_id, config, checkpointer=saver, store=store, access=access)
+            return self._graphs.open(
+                graph_id,
+                {**config, "configurable": known},
+                checkpointer=saver,
+                store=store,
+                access=access,
+                user=caller.user,
+            )
         except UnknownGraph as unknown:
             raise BadRequest(str(unknown)) from unknown
 

@@ -91,7 +91,7 @@ WHERE assistant_id = %(assistant_id)s AND (a.owner IS NULL OR %%SEES(a)%%)
 SELECT a.assistant_id, a.graph_id, a.config, a.context, a.metadata,
        coalesce(t.config, '{}') AS thread_config, coalesce(t.metadata, '{}') AS thread_metadata
 FROM holdfast.assistants a
-LEFT JOIN holdfast.threads t ON t.thread_id = %(thread_id)s AND %%SEES(t)%% AND t.deleted_at IS NULL
+LEFT JOIN holdfast.threads t ON t.thread_id = %(thread_id)s AND %%ALSO_SEES(t)%% AND t.deleted_at IS NULL
 WHERE a.assistant_id = %(assistant_id)s AND (a.owner IS NULL OR %%SEES(a)%%)
   AND a.graph_id = ANY(%(graph_ids)s::text[])
 

@@ -1,0 +1,56 @@
+"""What this process answered, counted for `GET /metrics`."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+UNMATCHED = "(no route)"
+
+
+class Traffic:
+    """Counts answers by method, route and status; one per process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._counter = Counter(
+            "holdfast_http_requests", "Answered requests", ["method", "path", "status"], registry=self.registry
+        )
+
+    def counting(self, app: ASGIApp) -> ASGIApp:
+        """`app`, with its answers counted."""
+
+        async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != "http":
+                await app(scope, receive, send)
+                return
+            status = 500
+
+            async def noting(message: Message) -> None:
+                nonlocal status
+                if message["type"] == "http.response.start":
+                    status = message["status"]
+                await send(message)
+
+            try:
+                await app(scope, receive, noting)
+            finally:
+                # The template and not the path: every id would be a time series of its own.
+                path = getattr(scope.get("route"), "path", None) or UNMATCHED
+                self._counter.labels(scope["method"], path, status).inc()
+
+        return counted
+
+    def totals(self) -> list[dict[str, str | int]]:
+        """`[{method, path, status, count}]`."""
+        return [
+            {
+                "method": sample.labels["method"],
+                "path": sample.labels["path"],
+                "status": int(sample.labels["status"]),
+                "count": int(sample.value),
+            }
+            for metric in self._counter.collect()
+            for sample in metric.samples
+            if sample.name.endswith("_total")
+        ]
