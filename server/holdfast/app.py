@@ -14,17 +14,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
-import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 import uuid_utils.compat as uuids
-import uvicorn
+from langgraph.store.base import BaseStore
 from starlette.types import ASGIApp
 
 from holdfast.api.application import create_app, serving
@@ -32,8 +30,8 @@ from holdfast.api.auth import Gate, KeyGate
 from holdfast.api.crons import fire
 from holdfast.api.customapp import CustomApp
 from holdfast.api.customauth import CustomGate
-from holdfast.api.deps import Idle, Services
-from holdfast.db.a2a import Tasks
+from holdfast.api.deps import Dispatcher, Idle, Services
+from holdfast.db.a2a import Tasks as A2ATasks
 from holdfast.db.admission import Admissions
 from holdfast.db.assistants import Assistants
 from holdfast.db.bell import Bell
@@ -51,6 +49,7 @@ from holdfast.db.threads import Threads
 from holdfast.db.trees import Stores
 from holdfast.db.webhooks import Deliveries
 from holdfast.errors import SettingsError
+from holdfast.process import Server, Tasks, first, listen, own_url, signals
 from holdfast.project import Project, load_project
 from holdfast.rules.caller import LOCAL
 from holdfast.rules.thread import Ttl
@@ -97,18 +96,20 @@ async def run(settings: Settings, part: Part, announce: Callable[[str, str, str 
         logger.warning("%s", warning)
     if part != "worker":
         settings.check_door(has_custom_auth=project.sections.auth.path is not None)
-    listener = _listen(settings) if part != "worker" else None
-    async with _assembled(settings, project, part, _own_url(settings, listener)) as (running, database_url):
-        stop = _signals()
-        server = _Server(running.http, listener) if running.http and listener else None
-        serving = asyncio.create_task(server.serve(), name="http") if server else None
-        url = f"{server.url}{_mount_prefix(settings, project)}" if server else ""
+    listener = listen(settings) if part != "worker" else None
+    prefix = _mount_prefix(settings, project)
+    base_url = own_url(settings, listener) + prefix
+    async with _assembled(settings, project, part, base_url) as (running, database_url):
+        stop = signals()
+        server = Server(running.http, listener) if running.http and listener else None
+        answering = asyncio.create_task(server.serve(), name="http") if server else None
+        url = f"{server.url}{prefix}" if server else ""
         announce(url, database_url, project.sections.auth.path)
-        await _first(stop, running.failed)
+        await first(stop, running.failed)
         await _leave(running, settings.drain_seconds, stop)
-        if server and serving:
+        if server and answering:
             server.should_exit = True
-            await serving
+            await answering
         if running.failed.is_set():
             raise SystemExit(1)
 
@@ -125,87 +126,149 @@ async def _leave(running: Running, grace: float, stop: asyncio.Queue[None]) -> N
     running.services.closing.set()
 
 
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What the API and a worker share."""
+
+    project: Project
+    settings: Settings
+    graphs: Graphs
+    database: Database
+    bell: Bell
+    runs: Runs
+    threads: Threads
+    keys: IdempotencyKeys
+    events: EventLog
+    crons: Crons
+    deliveries: Deliveries
+    assistants: Assistants
+    store: BaseStore
+    stores: Stores
+    pruner: Pruner
+    post: Post | None
+    ttl: ThreadTtl
+
+
 @asynccontextmanager
 async def _assembled(
-    settings: Settings, project: Project, part: Part, own_url: str
+    settings: Settings, project: Project, part: Part, base_url: str
 ) -> AsyncIterator[tuple[Running, str]]:
     async with AsyncExitStack() as stack:
-        post = _post(settings, project, own_url)
-        failed = asyncio.Event()
-        tasks = _Tasks(failed)
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(settings.slots + 8, "holdfast-sync"))
+        post = _post(settings, project, base_url)
         _check_owners(project, settings)
+        failed = asyncio.Event()
+        tasks = Tasks(failed)
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(settings.slots + 8, "holdfast-sync"))
         graphs, (url, listen_url) = await asyncio.gather(Graphs.load(project), _database_url(settings, stack, tasks))
         await migrate(listen_url or url, vector_dims=project.vector_dims)
-        database = Database(url, size=settings.pool_size, transaction_pooler=settings.pooler == "transaction")
-        await database.open()
-        stack.push_async_callback(database.close)
-        bell = Bell(database, listen_url)
-        stack.push_async_callback(bell.close)
-        ttl = project.sections.checkpointer.ttl or ThreadTtl()
-        runs, threads, keys = Runs(database), Threads(database, _default_ttl(ttl)), IdempotencyKeys(database)
-        events = EventLog(database, runs, bell, sse.split)
-        crons, deliveries = Crons(database), Deliveries(database)
-        store = await stack.enter_async_context(opened_store(project, graphs, database))
-        stores = Stores(store, shared=project.sections.auth.path is not None)
-        assistants = Assistants(database, graphs.ids())
-        for graph_id in graphs.ids():
-            await assistants.put_system(graph_id, graphs.name(graph_id), graphs.description(graph_id))
-        pruner = Pruner(database, threads, graphs, store)
-        worker = None
-        if part != "api":
-            worker_id = uuids.uuid7()
-            courier = Courier(worker_id, deliveries, post) if post else None
-            shop = Workshop(
-                database,
-                runs,
-                events,
-                bell,
-                graphs,
-                stores,
-                settings.crash_budget,
-                settings.run_timeout_seconds,
-                courier,
-            )
-            worker = Worker(worker_id, shop, slots=settings.slots)
-            await _start_worker(worker, settings, listen_url or url, listen_url is not None, stack, tasks)
-            house = keep_house(worker, threads, events, keys, deliveries, event_ttl=settings.event_ttl_seconds)
-            tasks.start("housekeeping", house)
-            if courier is not None:
-                tasks.start("webhooks", courier.run())
-            if isinstance(store, PooledStore):
-                every = (project.sections.store.ttl or StoreTtl()).sweep_interval_minutes * 60
-                tasks.start("store-sweep", sweep_store(store, every=every))
-            sweep = sweep_expired(pruner, interval=ttl.sweep_interval_minutes * 60, limit=ttl.sweep_limit)
-            tasks.start("expiry", sweep)
-        tasks.start("bell", bell.listen(), may_end=True)
+        parts = await _parts(settings, project, graphs, post, url, listen_url, stack)
+        worker = None if part == "api" else await _working(parts, url, listen_url, stack, tasks)
+        tasks.start("bell", parts.bell.listen(), may_end=True)
         stack.push_async_callback(tasks.stop)
-        services = Services(
-            settings=settings,
-            sections=project.sections,
-            database=database,
-            assistants=assistants,
-            threads=threads,
-            copies=Copies(database),
-            admissions=Admissions(database, _default_ttl(ttl)),
-            keys=keys,
-            runs=runs,
-            tasks=Tasks(database),
-            events=events,
-            bell=bell,
-            states=States(database, threads, graphs, stores),
-            pruner=pruner,
-            stores=stores,
-            catalog=GraphCatalog(graphs),
-            dispatcher=worker or Idle(),
-            gate=KeyGate(settings.api_keys) if part == "worker" else await _gate(settings, project, graphs),
-            webhooks=post.policy if post else None,
-            crons=crons,
-        )
+        gate = KeyGate(settings.api_keys) if part == "worker" else await _gate(settings, project, graphs)
+        services = _services(parts, worker or Idle(), gate)
         if worker is not None:
-            tasks.start("crons", keep_time(crons, partial(fire, services)))
+            tasks.start("crons", keep_time(parts.crons, partial(fire, services)))
         http = None if part == "worker" else await _http(services, project, graphs, stack)
         yield Running(services, http, worker, failed), url
+
+
+async def _parts(
+    settings: Settings,
+    project: Project,
+    graphs: Graphs,
+    post: Post | None,
+    url: str,
+    listen_url: str | None,
+    stack: AsyncExitStack,
+) -> _Parts:
+    database = Database(url, size=settings.pool_size, transaction_pooler=settings.pooler == "transaction")
+    await database.open()
+    stack.push_async_callback(database.close)
+    bell = Bell(database, listen_url)
+    stack.push_async_callback(bell.close)
+    ttl = project.sections.checkpointer.ttl or ThreadTtl()
+    runs, threads = Runs(database), Threads(database, _default_ttl(ttl))
+    store = await stack.enter_async_context(opened_store(project, graphs, database))
+    assistants = Assistants(database, graphs.ids())
+    for graph_id in graphs.ids():
+        await assistants.put_system(graph_id, graphs.name(graph_id), graphs.description(graph_id))
+    return _Parts(
+        project=project,
+        settings=settings,
+        graphs=graphs,
+        database=database,
+        bell=bell,
+        runs=runs,
+        threads=threads,
+        keys=IdempotencyKeys(database),
+        events=EventLog(database, runs, bell, sse.split),
+        crons=Crons(database),
+        deliveries=Deliveries(database),
+        assistants=assistants,
+        store=store,
+        stores=Stores(store, shared=project.sections.auth.path is not None),
+        pruner=Pruner(database, threads, graphs, store),
+        post=post,
+        ttl=ttl,
+    )
+
+
+async def _working(parts: _Parts, url: str, listen_url: str | None, stack: AsyncExitStack, tasks: Tasks) -> Worker:
+    """The worker and its side tasks, at work."""
+    settings, worker_id = parts.settings, uuids.uuid7()
+    courier = Courier(worker_id, parts.deliveries, parts.post) if parts.post else None
+    shop = Workshop(
+        parts.database,
+        parts.runs,
+        parts.events,
+        parts.bell,
+        parts.graphs,
+        parts.stores,
+        settings.crash_budget,
+        settings.run_timeout_seconds,
+        courier,
+    )
+    worker = Worker(worker_id, shop, slots=settings.slots)
+    await _start_worker(worker, settings, listen_url or url, listen_url is not None, stack, tasks)
+    house = keep_house(
+        worker, parts.threads, parts.events, parts.keys, parts.deliveries, event_ttl=settings.event_ttl_seconds
+    )
+    tasks.start("housekeeping", house)
+    if courier is not None:
+        tasks.start("webhooks", courier.run())
+    if isinstance(parts.store, PooledStore):
+        every = (parts.project.sections.store.ttl or StoreTtl()).sweep_interval_minutes * 60
+        tasks.start("store-sweep", sweep_store(parts.store, every=every))
+    ttl = parts.ttl
+    sweep = sweep_expired(parts.pruner, interval=ttl.sweep_interval_minutes * 60, limit=ttl.sweep_limit)
+    tasks.start("expiry", sweep)
+    return worker
+
+
+def _services(parts: _Parts, dispatcher: Dispatcher, gate: Gate) -> Services:
+    return Services(
+        settings=parts.settings,
+        sections=parts.project.sections,
+        database=parts.database,
+        assistants=parts.assistants,
+        threads=parts.threads,
+        copies=Copies(parts.database),
+        admissions=Admissions(parts.database, _default_ttl(parts.ttl)),
+        keys=parts.keys,
+        runs=parts.runs,
+        tasks=A2ATasks(parts.database),
+        events=parts.events,
+        bell=parts.bell,
+        states=States(parts.database, parts.threads, parts.graphs, parts.stores),
+        pruner=parts.pruner,
+        stores=parts.stores,
+        catalog=GraphCatalog(parts.graphs),
+        dispatcher=dispatcher,
+        gate=gate,
+        webhooks=parts.post.policy if parts.post else None,
+        crons=parts.crons,
+    )
 
 
 async def _gate(settings: Settings, project: Project, graphs: Graphs) -> Gate:
@@ -237,14 +300,14 @@ def _mount_prefix(settings: Settings, project: Project) -> str:
     return f"/{prefix}" if prefix else ""
 
 
-def _post(settings: Settings, project: Project, own_url: str) -> Post | None:
+def _post(settings: Settings, project: Project, base_url: str) -> Post | None:
     """How webhooks are sent; None: not at all."""
     section = project.sections.webhooks
     headers = custom_headers(section, {**project.env, **os.environ})
     if project.sections.http.disable_webhooks:
         return None
     given = {name: getattr(section.url, name) for name in type(section.url).model_fields}
-    policy = UrlPolicy(**given, own_url=own_url)
+    policy = UrlPolicy(**given, own_url=base_url)
     return Post(policy, headers, settings.webhook_secrets, section.allowed_fields)
 
 
@@ -255,7 +318,7 @@ def _check_owners(project: Project, settings: Settings) -> None:
 
 
 async def _start_worker(
-    worker: Worker, settings: Settings, url: str, sessions: bool, stack: AsyncExitStack, tasks: _Tasks
+    worker: Worker, settings: Settings, url: str, sessions: bool, stack: AsyncExitStack, tasks: Tasks
 ) -> None:
     loop = asyncio.get_running_loop()
     liveness = Liveness(
@@ -282,7 +345,7 @@ def _default_ttl(section: ThreadTtl) -> Ttl | None:
     return Ttl(section.default_ttl, section.strategy) if section.default_ttl else None
 
 
-async def _database_url(settings: Settings, stack: AsyncExitStack, tasks: _Tasks) -> tuple[str, str | None]:
+async def _database_url(settings: Settings, stack: AsyncExitStack, tasks: Tasks) -> tuple[str, str | None]:
     """The pool's URL, and the one for LISTEN and session locks if there are sessions."""
     if settings.database_url is not None:
         return settings.database_url, settings.listen_url
@@ -291,85 +354,3 @@ async def _database_url(settings: Settings, stack: AsyncExitStack, tasks: _Tasks
     stack.push_async_callback(postgres.stop)
     tasks.start("embedded-postgres", postgres.watch())
     return url, url
-
-
-class _Tasks:
-    """The background tasks of the process; one that dies stops the process loudly."""
-
-    def __init__(self, failed: asyncio.Event) -> None:
-        self._failed = failed
-        self._tasks: list[asyncio.Task[None]] = []
-
-    def start(self, name: str, work: Coroutine[Any, Any, None], *, may_end: bool = False) -> None:
-        task = asyncio.create_task(work, name=name)
-        task.add_done_callback(lambda done: self._ended(done, may_end=may_end))
-        self._tasks.append(task)
-
-    async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-
-    def _ended(self, task: asyncio.Task[None], *, may_end: bool) -> None:
-        if task.cancelled() or (may_end and task.exception() is None):
-            return
-        logger.critical("background task %s ended", task.get_name(), exc_info=task.exception())
-        self._failed.set()
-
-
-class _Server(uvicorn.Server):
-    """uvicorn on our socket; signals are ours, not its."""
-
-    def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            lifespan="off",
-            timeout_graceful_shutdown=5,
-        )
-        super().__init__(config)
-        self._listener = listener
-        host, port = listener.getsockname()[:2]
-        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-
-    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().serve(sockets or [self._listener])
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _listen(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
-    except OSError as error:
-        raise SettingsError(
-            f"cannot listen on {settings.host}:{settings.port} (set HOST, PORT): {error.strerror}"
-        ) from error
-
-
-def _own_url(settings: Settings, listener: socket.socket | None) -> str:
-    """Where this machine reaches its server; a worker alone takes it for the one that its settings describe."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
-    port = listener.getsockname()[1] if listener else settings.port
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-def _signals() -> asyncio.Queue[None]:
-    stop: asyncio.Queue[None] = asyncio.Queue()
-    loop = asyncio.get_running_loop()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(name, stop.put_nowait, None)
-    return stop
-
-
-async def _first(stop: asyncio.Queue[None], failed: asyncio.Event) -> None:
-    waiting = [asyncio.create_task(stop.get()), asyncio.create_task(failed.wait())]
-    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    for task in waiting:
-        task.cancel()

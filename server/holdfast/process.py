@@ -1,0 +1,101 @@
+"""What a process needs besides its parts: a socket, signals, background tasks with an owner, and uvicorn on top."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from holdfast.errors import SettingsError
+from holdfast.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class Tasks:
+    """The background tasks of the process; one that dies stops the process loudly."""
+
+    def __init__(self, failed: asyncio.Event) -> None:
+        self._failed = failed
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, name: str, work: Coroutine[Any, Any, None], *, may_end: bool = False) -> None:
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(lambda done: self._ended(done, may_end=may_end))
+        self._tasks.append(task)
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _ended(self, task: asyncio.Task[None], *, may_end: bool) -> None:
+        if task.cancelled() or (may_end and task.exception() is None):
+            return
+        logger.critical("background task %s ended", task.get_name(), exc_info=task.exception())
+        self._failed.set()
+
+
+class Server(uvicorn.Server):
+    """uvicorn on our socket; signals are ours, not its."""
+
+    def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            timeout_graceful_shutdown=5,
+        )
+        super().__init__(config)
+        self._listener = listener
+        host, port = listener.getsockname()[:2]
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().serve(sockets or [self._listener])
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except OSError as error:
+        raise SettingsError(
+            f"cannot listen on {settings.host}:{settings.port} (set HOST, PORT): {error.strerror}"
+        ) from error
+
+
+def own_url(settings: Settings, listener: socket.socket | None) -> str:
+    """Where this machine reaches its server; a worker alone takes it for the one that its settings describe."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
+    port = listener.getsockname()[1] if listener else settings.port
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def signals() -> asyncio.Queue[None]:
+    stop: asyncio.Queue[None] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(name, stop.put_nowait, None)
+    return stop
+
+
+async def first(stop: asyncio.Queue[None], failed: asyncio.Event) -> None:
+    waiting = [asyncio.create_task(stop.get()), asyncio.create_task(failed.wait())]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
