@@ -276,7 +276,7 @@ def test_a_deleted_thread_ends_its_followers(server: Server, http: httpx.Client,
 def test_a_stateless_runs_thread_tells_its_end_before_it_goes(server: Server, http: httpx.Client) -> None:
     body = {"assistant_id": "steps", "input": {"pause": 0.2, "count": 2}, "stream_mode": "updates"}
     with http.stream("POST", "/runs/stream", json=body) as run:
-        thread = run.headers["location"].split("/")[2]
+        thread = http.get(run.headers["content-location"]).json()["thread_id"]
         with following(server.url, of(thread), "-") as follower:
             follower.until(lambda one: one.ended, "the end")
     assert follower.names == ["metadata", "updates", "updates", "metadata"]

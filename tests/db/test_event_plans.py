@@ -23,9 +23,9 @@ SECONDS = 3600
 FILL = f"""
     INSERT INTO holdfast.threads (thread_id, owner, created_at, updated_at, state_updated_at)
     SELECT uuidv(t), 'ann', now(), now(), now() FROM generate_series(1, {THREADS}) t;
-    INSERT INTO holdfast.runs (run_id, thread_id, owner, assistant_id, status, kwargs, multitask_strategy, resumable,
-                               logged, ephemeral, available_at, created_at, updated_at)
-    SELECT uuidv(t), uuidv(t), 'ann', uuidv(0), 'success', '', 'enqueue', true, true, false, now(), now(), now()
+    INSERT INTO holdfast.runs (run_id, thread_id, owner, assistant_id, graph_id, status, kwargs, multitask_strategy,
+                               resumable, logged, ephemeral, available_at, created_at, updated_at)
+    SELECT uuidv(t), uuidv(t), 'ann', uuidv(0), 'talk', 'success', '', 'enqueue', true, true, false, now(), now(), now()
     FROM generate_series(1, {THREADS}) t;
     INSERT INTO holdfast.event_blocks (thread_id, first_seq, last_seq, run_id, first_in_run, frames, created_at)
     SELECT uuidv(t), 2 * b - 1, 2 * b, uuidv(t), 2 * b - 1, 'x',
