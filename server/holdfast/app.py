@@ -76,10 +76,10 @@ Part = Literal["serve", "api", "worker"]
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """The parts of a running process; `http` is what answers requests, None in a worker."""
+    """The parts of a running process; `http` is what answers requests."""
 
     services: Services
-    http: ASGIApp | None
+    http: ASGIApp
     worker: Worker | None
     failed: asyncio.Event
 
@@ -101,7 +101,7 @@ async def run(settings: Settings, part: Part, announce: Callable[[str, str, str 
     base_url = own_url(settings, listener) + prefix
     async with _assembled(settings, project, part, base_url) as (running, database_url):
         stop = signals()
-        server = Server(running.http, listener) if running.http and listener else None
+        server = Server(running.http, listener) if listener else None
         answering = asyncio.create_task(server.serve(), name="http") if server else None
         url = f"{server.url}{prefix}" if server else ""
         announce(url, database_url, project.sections.auth.path)
@@ -160,17 +160,16 @@ async def _assembled(
         tasks = Tasks(failed)
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(settings.slots + 8, "holdfast-sync"))
         graphs, (url, listen_url) = await asyncio.gather(Graphs.load(project), _database_url(settings, stack, tasks))
+        gate, custom = await _own_code(settings, project, graphs, part, stack)
         await migrate(listen_url or url, vector_dims=project.vector_dims)
         parts = await _parts(settings, project, graphs, post, url, listen_url, stack)
         worker = None if part == "api" else await _working(parts, url, listen_url, stack, tasks)
         tasks.start("bell", parts.bell.listen(), may_end=True)
         stack.push_async_callback(tasks.stop)
-        gate = KeyGate(settings.api_keys) if part == "worker" else await _gate(settings, project, graphs)
         services = _services(parts, worker or Idle(), gate)
         if worker is not None:
             tasks.start("crons", keep_time(parts.crons, partial(fire, services)))
-        http = None if part == "worker" else await _http(services, project, graphs, stack)
-        yield Running(services, http, worker, failed), url
+        yield Running(services, _http(services, project, custom), worker, failed), url
 
 
 async def _parts(
@@ -271,24 +270,35 @@ def _services(parts: _Parts, dispatcher: Dispatcher, gate: Gate) -> Services:
     )
 
 
-async def _gate(settings: Settings, project: Project, graphs: Graphs) -> Gate:
-    if (path := project.sections.auth.path) is None:
-        return KeyGate(settings.api_keys)
-    auth, place = await asyncio.to_thread(graphs.load_object, "auth.path", path)
-    return CustomGate(auth, place, max_body_bytes=settings.max_body_bytes)
+async def _own_code(
+    settings: Settings, project: Project, graphs: Graphs, part: Part, stack: AsyncExitStack
+) -> tuple[Gate, CustomApp | None]:
+    """The project's authentication and its application, whose lifespan begins here: before anything is at work.
+
+    Raises:
+        ProjectError: one of them does not load, or its lifespan fails.
+    """
+    gate: Gate = KeyGate(settings.api_keys)
+    auth_path, app_path = project.sections.auth.path, project.sections.http.app
+    if part == "worker":
+        return gate, None
+    if auth_path is not None:
+        auth, place = await asyncio.to_thread(graphs.load_object, "auth.path", auth_path)
+        gate = CustomGate(auth, place, max_body_bytes=settings.max_body_bytes)
+    if app_path is None:
+        return gate, None
+    app, place = await asyncio.to_thread(graphs.load_object, "http.app", app_path)
+    custom = CustomApp(app, place)
+    try:
+        await stack.enter_async_context(custom.running())
+    except Exception as error:  # user code may raise anything
+        raise graphs.failure("http.app", app_path, place, error) from error
+    return gate, custom
 
 
-async def _http(services: Services, project: Project, graphs: Graphs, stack: AsyncExitStack) -> ASGIApp:
-    """What answers requests; the lifespan of the project's own application begins here, before we are ready."""
+def _http(services: Services, project: Project, custom: CustomApp | None) -> ASGIApp:
+    """What answers requests."""
     http = project.sections.http
-    custom = None
-    if http.app is not None:
-        app, place = await asyncio.to_thread(graphs.load_object, "http.app", http.app)
-        custom = CustomApp(app, place)
-        try:
-            await stack.enter_async_context(custom.running())
-        except Exception as error:  # user code may raise anything
-            raise graphs.failure("http.app", http.app, place, error) from error
     prefix = _mount_prefix(services.settings, project)
     api = create_app(services, http)
     return serving(api, services, http=http, auth=project.sections.auth, custom=custom, prefix=prefix)

@@ -198,13 +198,8 @@ async def test_a_handler_moves_every_namespace_into_its_users_own(guarded: Serve
 @pytest.mark.requirement("custom.namespaces")
 def test_a_namespace_in_a_query_is_read_once(ada: httpx.Client, bob: httpx.Client) -> None:
     assert ada.put("/store/items", json={"namespace": ["n"], "key": "k", "value": {"a": 1}}).status_code == 204
-    for query in (
-        "namespace=n&key=k",
-        "namespace=x&namespace=n&key=k",
-        "namespace=ada.n&key=k",
-        "namespace=..ada.n&key=k",
-    ):
-        answer = bob.get(f"/store/items?{query}")
+    for namespace in ("namespace=n", "namespace=x&namespace=n", "namespace=ada.n", "namespace=..ada.n"):
+        answer = bob.get(f"/store/items?{namespace}&key=k")
         assert answer.status_code >= 400 or answer.json() is None
     assert ada.get("/store/items?namespace=n&key=k").json()["value"] == {"a": 1}
 
@@ -226,10 +221,10 @@ def test_without_a_handler_the_store_is_closed(cluster: Cluster) -> None:
 @pytest.mark.requirement("custom.user_in_graph")
 def test_a_cron_works_for_whoever_made_it(ada: httpx.Client, bob: httpx.Client) -> None:
     thread = new_thread(ada)
-    body = {"assistant_id": "whoami", "input": {}, "schedule": "* * * * * */1"}
+    body = {"assistant_id": "whoami", "input": {}, "schedule": "* * * * *"}
     refused(bob.post(f"/threads/{thread}/runs/crons", json=body), 404)
     refused(ada.post("/runs/crons", json={**body, "assistant_id": "hidden"}), 403)
-    made = ada.post(f"/threads/{thread}/runs/crons", json={**body, "schedule": "* * * * *"})
+    made = ada.post(f"/threads/{thread}/runs/crons", json=body)
     assert made.status_code == 200, made.text
     assert SECRET not in made.text
     cron = made.json()["cron_id"]
