@@ -83,7 +83,14 @@ def test_a_run_shows_what_was_asked_for(http: httpx.Client, thread: str) -> None
     kwargs = create(http, thread, **asked)["kwargs"]
     assert set(kwargs) == KWARGS
     assert kwargs["input"] == {"count": 1}
-    shown = {**asked, "subgraphs": True, "resumable": True, "temporary": False, "webhook": None}
+    shown = {
+        **asked,
+        "subgraphs": True,
+        "resumable": True,
+        "on_completion": "delete",
+        "temporary": False,
+        "webhook": None,
+    }
     del shown["stream_subgraphs"], shown["stream_resumable"]
     assert {key: kwargs[key] for key in shown} == shown
 

@@ -54,7 +54,7 @@ async def fire(stage: Stage, cron: DueCron, thread_id: UUID | None = None) -> UU
         new_thread=None if cron.thread_id else {},
         firing=Firing(cron.cron_id, cron.due, NEXT),
     )
-    await stage.runs.admit(cron.caller, new, worker_id=None)
+    await stage.admissions.admit(cron.caller, new, worker_id=None)
     return new.run_id
 
 
@@ -94,7 +94,7 @@ async def test_a_firing_that_is_refused_leaves_the_due_time_where_it_was(stage: 
     [cron] = await crons.due(limit=10)
     new = new_run(thread_id, strategy="reject", firing=Firing(cron_id, PAST, NEXT))
     with pytest.raises(Conflict):
-        await stage.runs.admit(ANN, new, worker_id=None)
+        await stage.admissions.admit(ANN, new, worker_id=None)
     assert (await crons.get(ANN, cron_id))["next_run_date"] == PAST
     error = {"error": "Conflict", "message": "busy"}
     assert await crons.pass_over(cron_id, cron.due, NEXT, error=error) is True

@@ -67,7 +67,7 @@ def starter(stage: Stage, before: Callable[[DueCron], Awaitable[None]] | None = 
         if before is not None:
             await before(cron)
         firing = Firing(cron.cron_id, cron.due, schedule.next_after(cron.now))
-        await stage.runs.admit(cron.caller, new_run(uuids.uuid7(), new_thread={}, firing=firing), worker_id=None)
+        await stage.admissions.admit(cron.caller, new_run(uuids.uuid7(), new_thread={}, firing=firing), worker_id=None)
 
     return fire
 
