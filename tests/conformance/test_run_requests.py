@@ -34,6 +34,7 @@ KWARGS = {
     "interrupt_after",
     "webhook",
     "feedback_keys",
+    "on_completion",
     "temporary",
     "subgraphs",
     "resumable",
