@@ -18,6 +18,8 @@ from holdfast.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+CANCEL_AGAIN_SECONDS = 1.0
+
 
 class Tasks:
     """The background tasks of the process; one that dies stops the process loudly."""
@@ -32,10 +34,12 @@ class Tasks:
         self._tasks.append(task)
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        running = set(self._tasks)
+        while running:
+            # A cancellation that meets a query may come back as the database's error, which the task outlives.
+            for task in running:
+                task.cancel()
+            _, running = await asyncio.wait(running, timeout=CANCEL_AGAIN_SECONDS)
 
     def _ended(self, task: asyncio.Task[None], *, may_end: bool) -> None:
         if task.cancelled() or (may_end and task.exception() is None):
