@@ -29,6 +29,7 @@ durability: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python -m bench.spine
+	$(BIN)/python -m bench.pages
 
 # uv comes from PyPI into the environment itself, so that python3 and make are all that a machine needs;
 # --inexact lets it stay there.

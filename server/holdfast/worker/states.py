@@ -18,6 +18,7 @@ from langgraph_sdk.runtime import AccessContext
 
 from holdfast.db.checkpoints import Fence, FencedSaver
 from holdfast.db.copies import Copies
+from holdfast.db.histories import HistorySaver
 from holdfast.db.idempotency import Key, Made
 from holdfast.db.pool import Database
 from holdfast.db.threads import Threads
@@ -178,7 +179,7 @@ class States:
 
     def _graph(self, caller: Caller, graph_id: str, config: RunnableConfig, fence: Fence | None = None) -> Any:
         known = {**config["configurable"], **identity(caller.owner, caller.user)}
-        saver = FencedSaver(self._database, fence)
+        saver = FencedSaver(self._database, fence) if fence else HistorySaver(self._database)
         store = self._stores.of(caller.owner)
         access: AccessContext = "threads.update" if fence else "threads.read"
         try:
