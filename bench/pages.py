@@ -83,8 +83,8 @@ def long_history(http: httpx.Client, steps: int) -> str:
     """A thread that was updated so often."""
     thread = str(http.post("/threads", json={"metadata": {"graph_id": "agent"}}).json()["thread_id"])
     for number in range(steps):
-        message = {"role": "human", "content": f"message {number}"}
-        update = {"values": {"messages": [message]}, "as_node": "agent"}
+        said = {"type": "ai" if number % 2 else "human", "content": f"message {number}", "id": f"m{number}"}
+        update = {"values": {"messages": [said]}, "as_node": "agent"}
         http.post(f"/threads/{thread}/state", json=update).raise_for_status()
     return thread
 

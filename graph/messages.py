@@ -74,6 +74,8 @@ def _each_message(writes: Sequence[Any]) -> Iterator[BaseMessage]:
 
 
 def _as_message(sent: Any) -> BaseMessage:
+    if isinstance(sent, BaseMessage):
+        return sent
     try:
         return convert_to_messages([sent])[0]
     except (ValueError, TypeError, LookupError, AttributeError, NotImplementedError) as error:

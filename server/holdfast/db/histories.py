@@ -58,8 +58,7 @@ class HistorySaver(FencedSaver):
         walk = self._walks.get(channel)
         if walk is None or checkpoint_id is None or (writes := walk.part(checkpoint_id)) is None:
             return None
-        # A reducer may change the list or dict that it is given first; it must not be another state's.
-        found: DeltaChannelHistory = {"writes": [(task, name, _own(value)) for task, name, value in writes]}
+        found: DeltaChannelHistory = {"writes": _own(writes)}
         if walk.seed is not None:
             found["seed"] = self.serde.loads_typed(walk.seed)
         return found
@@ -75,11 +74,12 @@ class HistorySaver(FencedSaver):
             self._walks[channel] = _Walk(
                 walked["chain_by_ch"][channel],
                 Counter(row["checkpoint_id"] for row in rows if row["_kind"] == "w"),
-                [(task, name, _own(value)) for task, name, value in history["writes"]],
+                _own(history["writes"]),
                 seeds[0] if seeds else None,
             )
         return found
 
 
-def _own(value: Any) -> Any:
-    return copy.copy(value) if isinstance(value, list | dict | set) else value
+def _own(writes: Sequence[PendingWrite]) -> list[PendingWrite]:
+    """A careless reducer adds to the list or dict that comes first, which must not be another state's."""
+    return [(task, channel, copy.copy(value)) for task, channel, value in writes[:1]] + list(writes[1:])
