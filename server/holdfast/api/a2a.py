@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from holdfast.api.assistants import resolve
 from holdfast.api.deps import Services, With, may, read_json
@@ -63,7 +63,12 @@ async def card(assistant_id: str, request: Request, with_: With, who: MayRead) -
     **CARD,
 )
 @router.get("/.well-known/agent.json", include_in_schema=False)
-async def well_known_card(request: Request, with_: With, who: MayRead, assistant_id: str | None = None) -> Response:
+async def well_known_card(
+    request: Request,
+    with_: With,
+    who: MayRead,
+    assistant_id: Annotated[str | None, Query(description="The assistant's id, or the name of a graph")] = None,
+) -> Response:
     if assistant_id is None:
         graphs = with_.catalog.ids()
         if len(graphs) != 1:

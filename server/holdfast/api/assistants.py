@@ -43,7 +43,13 @@ MaySearch = Annotated[Caller, may("assistants", "search")]
 
 DeleteThreads = Annotated[bool, Query(description="Delete the threads that it ran on, too")]
 Recurse = Annotated[bool, Query(description="Subgraphs of subgraphs, too")]
-Xray = Annotated[str, Query(description="`true`: draw the inside of subgraphs; a number: down to that depth")]
+Xray = Annotated[
+    str,
+    Query(
+        description="`true`: draw the inside of subgraphs; a number: down to that depth",
+        json_schema_extra={"pattern": "^(true|false|[1-9][0-9]{0,2})$"},
+    ),
+]
 
 T = TypeVar("T")
 

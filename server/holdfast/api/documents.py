@@ -89,13 +89,20 @@ HEADER_PARAMETERS: Mapping[str, tuple[str, Document]] = {
 EVENTS: Document = {
     "text/event-stream": {
         "schema": {
-            "type": "string",
-            "description": "Server-sent events with CRLF line ends: `event` (the stream mode, with `|` and a namespace"
-            " if it comes from a subgraph), `data` (one line of JSON), and `id` if the stream can be resumed. A run's"
-            " first event is `metadata`; if it fails, `error` is the last. Every five seconds: `: heartbeat`.",
-        },
-        "example": 'event: metadata\r\ndata: {"run_id":"01a1ff0e-af3f-76c0-a36a-c6f444f86e2a","attempt":1}\r\n\r\n'
-        'event: values\r\ndata: {"messages":[{"type":"human","content":"What is 6 times 7?"}]}\r\n\r\n',
+            "type": "object",
+            "description": "One of the server-sent events, with CRLF line ends. A run's first is `metadata`; if it"
+            " fails, `error` is its last. Every five seconds of a stream there is a comment, `: heartbeat`.",
+            "properties": {
+                "event": {"type": "string", "description": "The stream mode; `mode|namespace` from a subgraph."},
+                "data": {"type": "string", "contentMediaType": "application/json", "description": "In one line."},
+                "id": {"type": "string", "description": "If the stream can be resumed: for `Last-Event-ID`."},
+            },
+            "required": ["event", "data"],
+            "examples": [
+                {"event": "metadata", "data": '{"run_id":"01a1ff0e-af3f-76c0-a36a-c6f444f86e2a","attempt":1}'},
+                {"event": "values", "data": '{"messages":[{"type":"human","content":"What is 6 times 7?"}]}'},
+            ],
+        }
     }
 }
 """Server-sent events."""
@@ -117,7 +124,7 @@ def docs(
     status: int = 200,
     or_nothing: int | None = None,
     headers: Sequence[str] = (),
-    sends: Sequence[str] = (),
+    sends: Sequence[str | Document] = (),
     once: bool = False,
     partly: bool = False,
     asks: bool = True,
@@ -131,7 +138,8 @@ def docs(
         fails: errors that have a shape of their own.
         status, or_nothing: of its answer; and of one without a body, if it may give that instead.
         refuses: statuses of its errors, beside those that every such operation has.
-        headers, sends: of its answer, and of requests, beside those that follow from the rest.
+        headers: of its answer, beside those that follow from the rest.
+        sends: headers of the request; or parameters, where the route itself reads the query.
         once: it can be repeated by its `Idempotency-Key`.
         partly: only the fields come that a request selects.
         asks: it wants to know the caller.
@@ -148,7 +156,7 @@ def docs(
         body = {"schema": schema_of(takes), **({"example": example} if example else {})}
         extra["requestBody"] = {"required": True, "content": {"application/json": body}}
     if given := [*sends, *(["Idempotency-Key"] if once else [])]:
-        extra["parameters"] = [reference("parameters", name) for name in given]
+        extra["parameters"] = [reference("parameters", one) if isinstance(one, str) else one for one in given]
     refusals = {number: refusal(number) for number in sorted({*expected, *refuses})}
     refusals |= {
         number: {"description": REFUSALS[number][1], "content": json_of(schema_of(model))}

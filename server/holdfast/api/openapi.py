@@ -30,8 +30,11 @@ from holdfast.wire.problems import Problem
 PART = "Selected"
 """In front of the name of a model of which a request may select some fields."""
 
+OPEN = "System"
+"""The tag of operations that ask nobody who they are."""
+
 TAGS = [
-    {"name": "System", "description": "Health, identity and figures; these ask nobody who they are."},
+    {"name": OPEN, "description": "Health, identity and figures; these ask nobody who they are."},
     {"name": "Assistants", "description": "A graph under a name, with settings of its own, in versions."},
     {"name": "Threads", "description": "Conversations: metadata, states, history, and what all their runs say."},
     {"name": "Thread Runs", "description": "Executions of an assistant on a thread: started, followed, cancelled."},
@@ -85,9 +88,8 @@ def apart(part: Document, taken: Document) -> Document:
 
 def _completed(drawn: Document, graph_id: str, *, locked: bool) -> Document:
     """The framework's document with everything that is named in it."""
-    for path in drawn["paths"].values():
-        for operation in path.values():
-            _settle(operation)
+    for operation in _operations(drawn):
+        _settle(operation)
     models = {name: resolve_name(name) for name in sorted({*_models(drawn), place(Problem)})}
     references, schemas = models_json_schema(
         [(model, "validation") for model in models.values()],
@@ -112,9 +114,16 @@ def _completed(drawn: Document, graph_id: str, *, locked: bool) -> Document:
     components = {**_common(), "schemas": dict(sorted({**schemas["$defs"], **parts}.items()))}
     completed["components"] = _each_object(components, referring)
     if locked:
-        completed["components"]["securitySchemes"] = dict(_SECURITY)
-        completed["security"] = [{name: []} for name in _SECURITY]
+        _lock(completed)
     return completed
+
+
+def _lock(completed: Document) -> None:
+    completed["components"]["securitySchemes"] = dict(_SECURITY)
+    completed["security"] = [{name: []} for name in _SECURITY]
+    for operation in _operations(completed):
+        if operation["tags"] == [OPEN]:
+            operation["security"] = []
 
 
 def _common() -> Document:
@@ -141,6 +150,11 @@ def _common() -> Document:
             },
         },
     }
+
+
+def _operations(drawn: Document) -> Iterator[Document]:
+    for path in drawn["paths"].values():
+        yield from path.values()
 
 
 def _models(node: Any) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 from langgraph.store.base import NOT_PROVIDED
 
 from holdfast.api.deps import With, left_by_gate, may, read, shaped
@@ -48,6 +48,26 @@ MaySearch = Annotated[Caller, may("store", "search", _asking(ItemSearch))]
 MayList = Annotated[Caller, may("store", "list_namespaces", _asking(NamespaceSearch))]
 
 
+_TEXT = {"type": "string", "minLength": 1}
+PLACE: list[dict[str, Any]] = [
+    {
+        "name": "namespace",
+        "in": "query",
+        "required": True,
+        "description": "The labels of the namespace, joined by dots or one by one.",
+        "schema": {"type": "array", "items": _TEXT, "minItems": 1},
+    },
+    {"name": "key", "in": "query", "required": True, "schema": _TEXT},
+    {
+        "name": "refresh_ttl",
+        "in": "query",
+        "description": "Whether this read prolongs the item's life.",
+        "schema": {"type": "boolean"},
+    },
+]
+"""Where an item is, as a query says it; `_query` reads it."""
+
+
 @router.put(
     "/items",
     status_code=204,
@@ -64,16 +84,8 @@ async def put(request: Request, with_: With, who: MayPut) -> Response:
     return Response(status_code=204)
 
 
-@router.get("/items", summary="An item, or null", **docs(answers=ItemOrNull, refuses=(400,)))
-async def get(
-    request: Request,
-    with_: With,
-    who: MayGet,
-    namespace: Annotated[list[str] | None, Query(description="labels joined by dots")] = None,
-    key: Annotated[str | None, Query()] = None,
-    refresh_ttl: Annotated[bool | None, Query(description="whether this read prolongs the item's life")] = None,
-) -> Response:
-    del namespace, key, refresh_ttl
+@router.get("/items", summary="An item, or null", **docs(answers=ItemOrNull, refuses=(400,), sends=PLACE))
+async def get(request: Request, with_: With, who: MayGet) -> Response:
     left = left_by_gate(request)
     asked = shaped(_query(request) if left is None else left, ItemRead)
     item = await with_.stores.of(who.owner).aget(asked.place, asked.key, refresh_ttl=asked.refresh_ttl)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from holdfast.errors import Invalid
 from holdfast.rules.caller import LOCAL
 from holdfast.wire import codec
-from holdfast.wire.runs import ConfigBody, RunCreate
+from holdfast.wire.runs import ConfigBody, Durability, RunCreate
 from holdfast.wire.times import time
 
 OnRunCompleted = Literal["delete", "keep"]
@@ -107,7 +107,7 @@ class CronPatch(BaseModel):
     stream_mode: Any = None
     stream_subgraphs: bool | None = None
     stream_resumable: bool | None = None
-    durability: str | None = None
+    durability: Durability | None = None
 
     _moment = field_validator("end_time", mode="before")(_moment)
 

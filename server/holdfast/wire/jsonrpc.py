@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
-MessageId = int | float | str | None
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Message(BaseModel):
@@ -16,7 +14,7 @@ class Message(BaseModel):
 
     jsonrpc: Literal["2.0"]
     method: str
-    id: MessageId = None
+    id: int | str = Field(default_factory=int)
     params: dict[str, Any] | None = None
 
 
@@ -32,7 +30,7 @@ class MessageResult(BaseModel):
     """The answer to a request: a result, or an error."""
 
     jsonrpc: Literal["2.0"]
-    id: MessageId
+    id: int | str | None
     result: Any = None
     error: MessageError | None = None
 
