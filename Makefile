@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv
 
-.PHONY: serve test check clients durability bench clean
+.PHONY: serve test check clients durability schemathesis bench clean
 
 serve: .venv/ready
 	@exec $(BIN)/holdfast serve
@@ -26,6 +26,9 @@ durability: .venv/ready
 	$(BIN)/python -m tests.durability.kill_rounds
 	$(BIN)/python -m tests.durability.takeover
 	$(BIN)/python -m tests.durability.drain
+
+schemathesis: .venv/ready
+	$(BIN)/python -m tests.fuzz
 
 bench: .venv/ready
 	$(BIN)/python -m bench.spine

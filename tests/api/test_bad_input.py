@@ -197,9 +197,10 @@ WRONG: dict[str, list[Any]] = {
 
 def fields(http: httpx.Client, method: str, path: str) -> dict[str, bool]:
     """What an operation takes, and whether it has to be there."""
-    paths = http.get("/openapi.json").json()["paths"]
-    [document] = [operations for written, operations in paths.items() if in_table(written) == path]
-    body = document[method.lower()]["requestBody"]["content"]["application/json"]["schema"]
+    document = http.get("/openapi.json").json()
+    [operations] = [operations for written, operations in document["paths"].items() if in_table(written) == path]
+    reference = operations[method.lower()]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+    body = document["components"]["schemas"][reference.rsplit("/", 1)[1]]
     return {field: field in body.get("required", ()) for field in body["properties"]}
 
 

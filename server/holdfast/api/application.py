@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from holdfast import __version__
@@ -27,6 +29,7 @@ from holdfast.api import (
 )
 from holdfast.api.customapp import CustomApp
 from holdfast.api.deps import Services
+from holdfast.api.openapi import apart, document, operation_id
 from holdfast.sections import AuthSection, Cors, HttpSection
 
 EXPOSED_HEADERS = ["content-location", "idempotent-replayed", "location", "x-pagination-next", "x-pagination-total"]
@@ -43,6 +46,9 @@ def create_app(services: Services, http: HttpSection | None = None) -> FastAPI:
         "title": "Holdfast",
         "version": __version__,
         "description": "An open agent server for LangGraph.",
+        "generate_unique_id_function": operation_id,
+        # Routes say themselves what they answer; the framework would say "JSON" for all.
+        "default_response_class": Response,
     }
     if http.disable_meta:
         app = FastAPI(openapi_url=None, **options)
@@ -54,6 +60,7 @@ def create_app(services: Services, http: HttpSection | None = None) -> FastAPI:
         if is_there:
             app.include_router(router)
     problems.install(app)
+    app.openapi = partial(document, app)  # type: ignore[method-assign]  # FastAPI's own way to change the document
     return app
 
 
@@ -123,7 +130,7 @@ def document_with(app: FastAPI, custom: CustomApp | None, auth: AuthSection) -> 
 
     def merged() -> dict[str, Any]:
         document = {**ours()}
-        for part in (custom.openapi() if custom else {}, auth.openapi or {}):
+        for part in (apart(custom.openapi(), document) if custom else {}, auth.openapi or {}):
             for key in ("paths", "components"):
                 document[key] = _merged(document.get(key, {}), part.get(key, {}))
             if schemes := part.get("securitySchemes"):

@@ -8,17 +8,23 @@ from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Query, Request, Response
 
-from holdfast.api.deps import Permission, Services, With, body_docs, may, read
+from holdfast.api.deps import Permission, Services, With, may, read
+from holdfast.api.documents import PAGED, docs
 from holdfast.api.responses import Json
 from holdfast.db.assistants import AssistantChange, AssistantFilter, system_assistant_id
 from holdfast.errors import Invalid, Missing, UnknownGraph
 from holdfast.rules.caller import Caller
 from holdfast.wire.assistants import (
+    Assistant,
     AssistantCreate,
     AssistantPatch,
     AssistantSearch,
     AssistantTerms,
+    AssistantVersion,
+    Drawing,
+    GraphSchemas,
     LatestVersion,
+    Subgraphs,
     VersionSearch,
     assistant_view,
     version_view,
@@ -35,12 +41,26 @@ MayUpdate = Annotated[Caller, may("assistants", "update")]
 MayDelete = Annotated[Caller, may("assistants", "delete")]
 MaySearch = Annotated[Caller, may("assistants", "search")]
 
+DeleteThreads = Annotated[bool, Query(description="Delete the threads that it ran on, too")]
+Recurse = Annotated[bool, Query(description="Subgraphs of subgraphs, too")]
+Xray = Annotated[
+    str,
+    Query(
+        description="`true`: draw the inside of subgraphs; a number: down to that depth",
+        json_schema_extra={"pattern": "^(true|false|[1-9][0-9]{0,2})$"},
+    ),
+]
+
 T = TypeVar("T")
 
 THREADS_AT_ONCE = 100
 
 
-@router.post("", openapi_extra=body_docs(AssistantCreate), summary="Create an assistant")
+@router.post(
+    "",
+    summary="Create an assistant",
+    **docs(takes=AssistantCreate, answers=Assistant, refuses=(400, 404, 409)),
+)
 async def create(request: Request, with_: With, who: MayCreate) -> Response:
     body = await read(request, AssistantCreate)
     _known_graph(with_, body.graph_id)
@@ -59,7 +79,11 @@ async def create(request: Request, with_: With, who: MayCreate) -> Response:
     return Json(assistant_view(row))
 
 
-@router.post("/search", openapi_extra=body_docs(AssistantSearch), summary="Search assistants")
+@router.post(
+    "/search",
+    summary="Search assistants",
+    **docs(takes=AssistantSearch, answers=list[Assistant], headers=PAGED, partly=True),
+)
 async def search(request: Request, with_: With, who: MaySearch) -> Response:
     body = await read(request, AssistantSearch)
     rows = await with_.assistants.search(
@@ -74,18 +98,22 @@ async def search(request: Request, with_: With, who: MaySearch) -> Response:
     return Json(shown, headers=page_headers(body.offset, len(shown), more=len(rows) > body.limit))
 
 
-@router.post("/count", openapi_extra=body_docs(AssistantTerms), summary="Count assistants")
+@router.post("/count", summary="Count assistants", **docs(takes=AssistantTerms, answers=int))
 async def count(request: Request, with_: With, who: MaySearch) -> Response:
     return Json(await with_.assistants.count(who, _filter(await read(request, AssistantTerms))))
 
 
-@router.get("/{assistant_id}", summary="Get an assistant")
+@router.get("/{assistant_id}", summary="Get an assistant", **docs(answers=Assistant, refuses=(404,)))
 async def get(assistant_id: str, with_: With, who: MayRead) -> Response:
     row = await with_.assistants.get(who, resolve(with_, assistant_id))
     return Json(assistant_view(row))
 
 
-@router.patch("/{assistant_id}", openapi_extra=body_docs(AssistantPatch), summary="Make a new version of an assistant")
+@router.patch(
+    "/{assistant_id}",
+    summary="Make a new version of an assistant",
+    **docs(takes=AssistantPatch, answers=Assistant, refuses=(400, 404)),
+)
 async def patch(assistant_id: str, request: Request, with_: With, who: MayUpdate) -> Response:
     body = await read(request, AssistantPatch)
     wanted = resolve(with_, assistant_id)
@@ -103,9 +131,14 @@ async def patch(assistant_id: str, request: Request, with_: With, who: MayUpdate
     return Json(assistant_view(await with_.assistants.patch(who, wanted, change)))
 
 
-@router.delete("/{assistant_id}", status_code=204, summary="Delete an assistant, and its threads if asked to")
+@router.delete(
+    "/{assistant_id}",
+    status_code=204,
+    summary="Delete an assistant, and its threads if asked to",
+    **docs(status=204, refuses=(404,)),
+)
 async def delete(
-    assistant_id: str, request: Request, with_: With, who: MayDelete, delete_threads: bool = False
+    assistant_id: str, request: Request, with_: With, who: MayDelete, delete_threads: DeleteThreads = False
 ) -> Response:
     wanted = resolve(with_, assistant_id)
     if delete_threads:
@@ -116,7 +149,11 @@ async def delete(
     return Response(status_code=204)
 
 
-@router.post("/{assistant_id}/versions", openapi_extra=body_docs(VersionSearch), summary="An assistant's versions")
+@router.post(
+    "/{assistant_id}/versions",
+    summary="An assistant's versions",
+    **docs(takes=VersionSearch, answers=list[AssistantVersion], refuses=(404,)),
+)
 async def versions(assistant_id: str, request: Request, with_: With, who: MayRead) -> Response:
     body = await read(request, VersionSearch)
     searchable(body.metadata, "metadata")
@@ -126,7 +163,11 @@ async def versions(assistant_id: str, request: Request, with_: With, who: MayRea
     return Json([version_view(row) for row in rows])
 
 
-@router.post("/{assistant_id}/latest", openapi_extra=body_docs(LatestVersion), summary="Go back to an earlier version")
+@router.post(
+    "/{assistant_id}/latest",
+    summary="Go back to an earlier version",
+    **docs(takes=LatestVersion, answers=Assistant, refuses=(404,)),
+)
 async def set_latest(
     assistant_id: str,
     request: Request,
@@ -139,8 +180,8 @@ async def set_latest(
     return Json(assistant_view(await with_.assistants.set_latest(who, wanted, number)))
 
 
-@router.get("/{assistant_id}/graph", summary="Draw an assistant's graph")
-async def graph(assistant_id: str, with_: With, who: MayRead, xray: str = "false") -> Response:
+@router.get("/{assistant_id}/graph", summary="Draw an assistant's graph", **docs(answers=Drawing, refuses=(400, 404)))
+async def graph(assistant_id: str, with_: With, who: MayRead, xray: Xray = "false") -> Response:
     row = await with_.assistants.get(who, resolve(with_, assistant_id))
     drawn = await with_.catalog.drawing(
         row["graph_id"], xray=_xray(xray), configurable=row["config"].get("configurable")
@@ -148,19 +189,31 @@ async def graph(assistant_id: str, with_: With, who: MayRead, xray: str = "false
     return Json(drawn)
 
 
-@router.get("/{assistant_id}/schemas", summary="The schemas of an assistant's graph")
+@router.get(
+    "/{assistant_id}/schemas",
+    summary="The schemas of an assistant's graph",
+    **docs(answers=GraphSchemas, refuses=(400, 404)),
+)
 async def schemas(assistant_id: str, with_: With, who: MayRead) -> Response:
     row = await with_.assistants.get(who, resolve(with_, assistant_id))
     return Json(await with_.catalog.schemas(row["graph_id"], configurable=row["config"].get("configurable")))
 
 
-@router.get("/{assistant_id}/subgraphs", summary="The schemas of all subgraphs")
-async def subgraphs(assistant_id: str, with_: With, who: MayRead, recurse: bool = False) -> Response:
+@router.get(
+    "/{assistant_id}/subgraphs",
+    summary="The schemas of all subgraphs",
+    **docs(answers=Subgraphs, refuses=(400, 404)),
+)
+async def subgraphs(assistant_id: str, with_: With, who: MayRead, recurse: Recurse = False) -> Response:
     return await _subgraphs(assistant_id, None, with_, who, recurse)
 
 
-@router.get("/{assistant_id}/subgraphs/{namespace}", summary="The schemas of one subgraph")
-async def subgraph(assistant_id: str, namespace: str, with_: With, who: MayRead, recurse: bool = False) -> Response:
+@router.get(
+    "/{assistant_id}/subgraphs/{namespace}",
+    summary="The schemas of one subgraph",
+    **docs(answers=Subgraphs, refuses=(400, 404)),
+)
+async def subgraph(assistant_id: str, namespace: str, with_: With, who: MayRead, recurse: Recurse = False) -> Response:
     return await _subgraphs(assistant_id, namespace, with_, who, recurse)
 
 

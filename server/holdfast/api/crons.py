@@ -10,7 +10,8 @@ import uuid_utils.compat as uuids
 from fastapi import APIRouter, Request, Response
 
 from holdfast.api.assistants import resolve
-from holdfast.api.deps import Services, With, body_docs, may, read, uuid_of
+from holdfast.api.deps import Services, With, may, read, uuid_of
+from holdfast.api.documents import PAGED, docs
 from holdfast.api.responses import Json
 from holdfast.api.starting import Origin, check, start
 from holdfast.db.crons import CronFilter, DueCron, Firing, NewCron
@@ -20,6 +21,7 @@ from holdfast.rules.schedule import Schedule
 from holdfast.wire import codec
 from holdfast.wire.crons import (
     OF_THE_CRON,
+    Cron,
     CronCreate,
     CronPatch,
     CronSearch,
@@ -40,24 +42,26 @@ MayUpdate = Annotated[Caller, may("crons", "update")]
 MayDelete = Annotated[Caller, may("crons", "delete")]
 MaySearch = Annotated[Caller, may("crons", "search")]
 
+CREATES = docs(takes=CronCreate, answers=Cron, refuses=(400, 404))
 
-@router.post(
-    "/runs/crons", openapi_extra=body_docs(CronCreate), summary="Start a stateless run whenever a schedule says so"
-)
+
+@router.post("/runs/crons", summary="Start a stateless run whenever a schedule says so", **CREATES)
 async def create(request: Request, with_: With, who: MayCreate) -> Response:
     return await _created(with_, who, await read(request, CronCreate), None)
 
 
 @router.post(
-    "/threads/{thread_id}/runs/crons",
-    openapi_extra=body_docs(CronCreate),
-    summary="Start a run on a thread whenever a schedule says so",
+    "/threads/{thread_id}/runs/crons", summary="Start a run on a thread whenever a schedule says so", **CREATES
 )
 async def create_for_thread(thread_id: str, request: Request, with_: With, who: MayCreate) -> Response:
     return await _created(with_, who, await read(request, CronCreate), uuid_of(thread_id, "thread"))
 
 
-@router.post("/runs/crons/search", openapi_extra=body_docs(CronSearch), summary="Search crons")
+@router.post(
+    "/runs/crons/search",
+    summary="Search crons",
+    **docs(takes=CronSearch, answers=list[Cron], headers=PAGED, partly=True),
+)
 async def search(request: Request, with_: With, who: MaySearch) -> Response:
     body = await read(request, CronSearch)
     rows = await with_.crons.search(
@@ -72,17 +76,21 @@ async def search(request: Request, with_: With, who: MaySearch) -> Response:
     return Json(shown, headers=page_headers(body.offset, len(shown), more=len(rows) > body.limit))
 
 
-@router.post("/runs/crons/count", openapi_extra=body_docs(CronTerms), summary="Count crons")
+@router.post("/runs/crons/count", summary="Count crons", **docs(takes=CronTerms, answers=int))
 async def count(request: Request, with_: With, who: MaySearch) -> Response:
     return Json(await with_.crons.count(who, _filter(with_, await read(request, CronTerms))))
 
 
-@router.get("/runs/crons/{cron_id}", summary="Get a cron")
+@router.get("/runs/crons/{cron_id}", summary="Get a cron", **docs(answers=Cron, refuses=(404,)))
 async def get(cron_id: str, with_: With, who: MayRead) -> Response:
     return Json(cron_view(await with_.crons.get(who, uuid_of(cron_id, "cron"))))
 
 
-@router.patch("/runs/crons/{cron_id}", openapi_extra=body_docs(CronPatch), summary="Change a cron")
+@router.patch(
+    "/runs/crons/{cron_id}",
+    summary="Change a cron",
+    **docs(takes=CronPatch, answers=Cron, refuses=(400, 404)),
+)
 async def patch(cron_id: str, request: Request, with_: With, who: MayUpdate) -> Response:
     body = await read(request, CronPatch)
     wanted = uuid_of(cron_id, "cron")
@@ -96,7 +104,12 @@ async def patch(cron_id: str, request: Request, with_: With, who: MayUpdate) -> 
     return Json(cron_view(await with_.crons.get(who, wanted)))
 
 
-@router.delete("/runs/crons/{cron_id}", status_code=204, summary="Delete a cron; runs that it started go on")
+@router.delete(
+    "/runs/crons/{cron_id}",
+    status_code=204,
+    summary="Delete a cron; runs that it started go on",
+    **docs(status=204, refuses=(404,)),
+)
 async def delete(cron_id: str, with_: With, who: MayDelete) -> Response:
     await with_.crons.delete(who, uuid_of(cron_id, "cron"))
     return Response(status_code=204)

@@ -261,25 +261,3 @@ def uuid_of(value: str, what: str) -> UUID:
         return UUID(value)
     except ValueError:
         raise Invalid(f"Invalid {what} ID: must be a UUID") from None
-
-
-def body_docs(model: type[BaseModel]) -> dict[str, Any]:
-    """How a body that we read ourselves shows up in the OpenAPI document."""
-    schema = model.model_json_schema(mode="validation")
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": _inlined(schema)}}}}
-
-
-def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    definitions = schema.pop("$defs", {})
-
-    def resolve(node: Any) -> Any:
-        if isinstance(node, list):
-            return [resolve(item) for item in node]
-        if not isinstance(node, dict):
-            return node
-        if "$ref" in node:
-            return resolve(definitions[node["$ref"].rsplit("/", 1)[-1]])
-        return {key: resolve(item) for key, item in node.items()}
-
-    resolved: dict[str, Any] = resolve(schema)
-    return resolved

@@ -6,14 +6,11 @@ same key with another request is refused (422), and with a request whose run or 
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import BaseModel
 from starlette.requests import Request
 
-from holdfast.api.deps import body_docs
 from holdfast.db.idempotency import Key
-from holdfast.wire.idempotency import HEADER, PATTERN, REPLAYED, key_name, request_digest
+from holdfast.wire.idempotency import HEADER, REPLAYED, key_name, request_digest
 
 
 def request_key(request: Request, body: BaseModel) -> Key | None:
@@ -29,15 +26,3 @@ def request_key(request: Request, body: BaseModel) -> Key | None:
 def replayed(repeated: bool) -> dict[str, str]:
     """The headers of an answer to a request that had been carried out before."""
     return REPLAYED if repeated else {}
-
-
-def once_docs(model: type[BaseModel]) -> dict[str, Any]:
-    """How the body and the key show up in the OpenAPI document."""
-    key = {
-        "name": "Idempotency-Key",
-        "in": "header",
-        "required": False,
-        "description": "Names this request: sent again with the same key, it is answered with what it made before.",
-        "schema": {"type": "string", "pattern": f"^({PATTERN})$"},
-    }
-    return {**body_docs(model), "parameters": [key]}

@@ -26,9 +26,6 @@ from holdfast.wire import codec
 
 logger = logging.getLogger(__name__)
 
-MESSAGE_DOCS = {"requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}}
-"""How a JSON-RPC message shows up in the OpenAPI document."""
-
 ABOUT_BODIES = frozenset({b"accept", b"content-length", b"content-type"})
 
 

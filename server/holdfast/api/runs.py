@@ -8,7 +8,8 @@ from fastapi import APIRouter, Query, Request, Response
 
 from holdfast.api import following
 from holdfast.api.deps import Services, With, may, read, uuid_of
-from holdfast.api.idempotency import once_docs, replayed
+from holdfast.api.documents import EVENTS, FOLLOWING, RUNNING, docs
+from holdfast.api.idempotency import replayed
 from holdfast.api.responses import Json
 from holdfast.api.starting import Started, origin, start
 from holdfast.db.cancelling import CancelAction
@@ -16,7 +17,7 @@ from holdfast.errors import Invalid
 from holdfast.rules.caller import Caller
 from holdfast.rules.run import ACTIVE
 from holdfast.wire import sse
-from holdfast.wire.runs import RunCreate, RunField, run_view
+from holdfast.wire.runs import Nothing, Run, RunCreate, RunField, RunResult, run_view
 
 router = APIRouter(prefix="/threads/{thread_id}/runs", tags=["Thread Runs"])
 
@@ -25,10 +26,24 @@ MayRead = Annotated[Caller, may("threads", "read")]
 MayUpdate = Annotated[Caller, may("threads", "update")]
 MayDelete = Annotated[Caller, may("threads", "delete")]
 
+CancelOnDisconnect = Annotated[str, Query(description="`true`: cancel the run if this client goes away")]
+StreamMode = Annotated[
+    list[str] | None, Query(description="Only events of these modes; a comma list or JSON array too")
+]
+Wait = Annotated[str, Query(description="`true`: answer when the run has stopped")]
+Action = Annotated[str, Query(description="`rollback` drops what the run did; anything else is `interrupt`")]
+
+_REFUSES = (400, 404, 409)
+STARTS = docs(takes=RunCreate, answers=Run, headers=("content-location",), refuses=_REFUSES, once=True)
+STREAMS = docs(takes=RunCreate, answers=EVENTS, means=FOLLOWING, headers=RUNNING, refuses=_REFUSES, once=True)
+WAITS = docs(takes=RunCreate, answers=RunResult, headers=RUNNING, refuses=_REFUSES, once=True)
+JOINS = docs(answers=RunResult, headers=RUNNING, refuses=(404,))
+FOLLOWS = docs(answers=EVENTS, means=FOLLOWING, headers=RUNNING, sends=("Last-Event-ID",), refuses=(404,))
+
 TRUE = frozenset({"1", "true", "yes"})
 
 
-@router.post("", openapi_extra=once_docs(RunCreate), summary="Start a run in the background")
+@router.post("", summary="Start a run in the background", **STARTS)
 async def create(thread_id: str, request: Request, with_: With, who: MayRun) -> Response:
     body = await read(request, RunCreate)
     run = await start(with_, who, body, thread_id=uuid_of(thread_id, "thread"), followed=True, origin=origin(request))
@@ -36,29 +51,33 @@ async def create(thread_id: str, request: Request, with_: With, who: MayRun) -> 
     return Json(run_view(row), headers={**following.content_location(run), **replayed(run.repeated)})
 
 
-@router.post("/stream", openapi_extra=once_docs(RunCreate), summary="Start a run and follow its events")
+@router.post("/stream", summary="Start a run and follow its events", **STREAMS)
 async def stream(thread_id: str, request: Request, with_: With, who: MayRun) -> Response:
     body = await read(request, RunCreate)
     run = await start(with_, who, body, thread_id=uuid_of(thread_id, "thread"), followed=True, origin=origin(request))
     return following.stream(with_, who, run, cancel_on_disconnect=body.on_disconnect == "cancel")
 
 
-@router.post("/wait", openapi_extra=once_docs(RunCreate), summary="Start a run and wait for its result")
+@router.post("/wait", summary="Start a run and wait for its result", **WAITS)
 async def wait(thread_id: str, request: Request, with_: With, who: MayRun) -> Response:
     body = await read(request, RunCreate)
     run = await start(with_, who, body, thread_id=uuid_of(thread_id, "thread"), followed=False, origin=origin(request))
     return following.wait(with_, who, run, cancel_on_disconnect=body.on_disconnect == "cancel")
 
 
-@router.get("", summary="List a thread's runs, newest first")
+@router.get(
+    "",
+    summary="List a thread's runs, newest first",
+    **docs(answers=list[Run], refuses=(404,), partly=True),
+)
 async def page(
     thread_id: str,
     with_: With,
     who: MayRead,
     limit: Annotated[int, Query(ge=0, le=1000)] = 10,
     offset: Annotated[int, Query(ge=0)] = 0,
-    status: str | None = None,
-    select: Annotated[list[RunField] | None, Query()] = None,
+    status: Annotated[str | None, Query(description="Only runs in this status")] = None,
+    select: Annotated[list[RunField] | None, Query(description="Fields to show")] = None,
 ) -> Response:
     thread = uuid_of(thread_id, "thread")
     await with_.threads.standing(who, thread)
@@ -66,13 +85,18 @@ async def page(
     return Json([run_view(row, select) for row in rows])
 
 
-@router.get("/{run_id}", summary="Get a run")
+@router.get("/{run_id}", summary="Get a run", **docs(answers=Run, refuses=(404,)))
 async def get(thread_id: str, run_id: str, with_: With, who: MayRead) -> Response:
     run = _run(thread_id, run_id)
     return Json(run_view(await with_.runs.get(who, run.thread_id, run.run_id)))
 
 
-@router.delete("/{run_id}", status_code=204, summary="Delete a run's record, cancelling it first if it is active")
+@router.delete(
+    "/{run_id}",
+    status_code=204,
+    summary="Delete a run's record, cancelling it first if it is active",
+    **docs(status=204, refuses=(404, 409)),
+)
 async def delete(thread_id: str, run_id: str, with_: With, who: MayDelete) -> Response:
     run = _run(thread_id, run_id)
     row = await with_.runs.get(who, run.thread_id, run.run_id)
@@ -83,21 +107,23 @@ async def delete(thread_id: str, run_id: str, with_: With, who: MayDelete) -> Re
     return Response(status_code=204)
 
 
-@router.get("/{run_id}/join", summary="Wait for a run's result")
-async def join(thread_id: str, run_id: str, with_: With, who: MayRead, cancel_on_disconnect: str = "false") -> Response:
+@router.get("/{run_id}/join", summary="Wait for a run's result", **JOINS)
+async def join(
+    thread_id: str, run_id: str, with_: With, who: MayRead, cancel_on_disconnect: CancelOnDisconnect = "false"
+) -> Response:
     run = await _existing(with_, who, thread_id, run_id)
     return following.wait(with_, who, run, cancel_on_disconnect=cancel_on_disconnect.lower() in TRUE)
 
 
-@router.get("/{run_id}/stream", summary="Follow a run's events, from Last-Event-ID on or live")
+@router.get("/{run_id}/stream", summary="Follow a run's events, from Last-Event-ID on or live", **FOLLOWS)
 async def join_stream(
     thread_id: str,
     run_id: str,
     request: Request,
     with_: With,
     who: MayRead,
-    stream_mode: Annotated[list[str] | None, Query()] = None,
-    cancel_on_disconnect: str = "false",
+    stream_mode: StreamMode = None,
+    cancel_on_disconnect: CancelOnDisconnect = "false",
 ) -> Response:
     run = await _existing(with_, who, thread_id, run_id)
     return following.stream(
@@ -110,9 +136,19 @@ async def join_stream(
     )
 
 
-@router.post("/{run_id}/cancel", summary="Cancel a run: keep its checkpoints (interrupt) or drop them (rollback)")
+@router.post(
+    "/{run_id}/cancel",
+    summary="Cancel a run: keep its checkpoints (interrupt) or drop them (rollback)",
+    **docs(
+        answers=Nothing,
+        means="With `wait`: the run has stopped.",
+        or_nothing=202,
+        headers=("location",),
+        refuses=(404,),
+    ),
+)
 async def cancel(
-    thread_id: str, run_id: str, with_: With, who: MayUpdate, wait: str = "0", action: str = "interrupt"
+    thread_id: str, run_id: str, with_: With, who: MayUpdate, wait: Wait = "0", action: Action = "interrupt"
 ) -> Response:
     run = _run(thread_id, run_id)
     await following.cancel(with_, who, run, cancel_action(action))

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from holdfast.api import following
 from holdfast.api.cancelling import tell
-from holdfast.api.deps import Services, With, body_docs, read, uuid_of
-from holdfast.api.idempotency import once_docs, replayed
+from holdfast.api.deps import Services, With, read, uuid_of
+from holdfast.api.documents import docs
+from holdfast.api.idempotency import replayed
 from holdfast.api.responses import Json
-from holdfast.api.runs import TRUE, MayRead, MayRun, MayUpdate, cancel_action, last_event_id
+from holdfast.api.runs import (
+    FOLLOWS,
+    JOINS,
+    STARTS,
+    STREAMS,
+    TRUE,
+    WAITS,
+    Action,
+    CancelOnDisconnect,
+    MayRead,
+    MayRun,
+    MayUpdate,
+    StreamMode,
+    cancel_action,
+    last_event_id,
+)
 from holdfast.api.starting import Started, origin, start, start_all
 from holdfast.rules.caller import Caller
-from holdfast.wire.runs import CancelMany, RunBatch, RunCreate, run_view
+from holdfast.wire.runs import CancelMany, Run, RunBatch, RunCreate, run_view
 
 router = APIRouter(prefix="/runs", tags=["Stateless Runs"])
 
 
-@router.post("", openapi_extra=once_docs(RunCreate), summary="Start a stateless run in the background")
+@router.post("", summary="Start a stateless run in the background", **STARTS)
 async def create(request: Request, with_: With, who: MayRun) -> Response:
     body = await read(request, RunCreate)
     run = await start(with_, who, body, thread_id=None, followed=True, origin=origin(request))
@@ -28,7 +42,11 @@ async def create(request: Request, with_: With, who: MayRun) -> Response:
     return Json(run_view(row), headers={**where, **replayed(run.repeated)})
 
 
-@router.post("/batch", openapi_extra=once_docs(RunBatch), summary="Start stateless runs in the background, all or none")
+@router.post(
+    "/batch",
+    summary="Start stateless runs in the background, all or none",
+    **docs(takes=RunBatch, answers=list[Run], refuses=(400, 404, 409), once=True),
+)
 async def create_batch(request: Request, with_: With, who: MayRun) -> Response:
     bodies = await read(request, RunBatch)
     runs = await start_all(with_, who, bodies.root, origin=origin(request))
@@ -37,9 +55,12 @@ async def create_batch(request: Request, with_: With, who: MayRun) -> Response:
 
 
 @router.post(
-    "/cancel", status_code=204, openapi_extra=body_docs(CancelMany), summary="Cancel all runs in a status, or some runs"
+    "/cancel",
+    status_code=204,
+    summary="Cancel all runs in a status, or some runs",
+    **docs(takes=CancelMany, status=204, refuses=(404,)),
 )
-async def cancel_many(request: Request, with_: With, who: MayUpdate, action: str = "interrupt") -> Response:
+async def cancel_many(request: Request, with_: With, who: MayUpdate, action: Action = "interrupt") -> Response:
     body = await read(request, CancelMany)
     if body.thread_id is not None:
         cancelled = await with_.runs.cancel_these(who, body.thread_id, body.run_ids or [], cancel_action(action))
@@ -49,40 +70,40 @@ async def cancel_many(request: Request, with_: With, who: MayUpdate, action: str
     return Response(status_code=204)
 
 
-@router.post("/stream", openapi_extra=once_docs(RunCreate), summary="Start a stateless run and follow its events")
+@router.post("/stream", summary="Start a stateless run and follow its events", **STREAMS)
 async def stream(request: Request, with_: With, who: MayRun) -> Response:
     body = await read(request, RunCreate)
     run = await start(with_, who, body, thread_id=None, followed=True, origin=origin(request))
     return following.stream(with_, who, run, cancel_on_disconnect=body.on_disconnect == "cancel", stateless=True)
 
 
-@router.post("/wait", openapi_extra=once_docs(RunCreate), summary="Start a stateless run and wait for its result")
+@router.post("/wait", summary="Start a stateless run and wait for its result", **WAITS)
 async def wait(request: Request, with_: With, who: MayRun) -> Response:
     body = await read(request, RunCreate)
     run = await start(with_, who, body, thread_id=None, followed=False, origin=origin(request))
     return following.wait(with_, who, run, cancel_on_disconnect=body.on_disconnect == "cancel")
 
 
-@router.get("/{run_id}", summary="Get a run by its id alone")
+@router.get("/{run_id}", summary="Get a run by its id alone", **docs(answers=Run, refuses=(404,)))
 async def get(run_id: str, with_: With, who: MayRead) -> Response:
     [row] = await with_.runs.get_all(who, [uuid_of(run_id, "run")])
     return Json(run_view(row))
 
 
-@router.get("/{run_id}/join", summary="Wait for a stateless run's result")
-async def join(run_id: str, with_: With, who: MayRead, cancel_on_disconnect: str = "false") -> Response:
+@router.get("/{run_id}/join", summary="Wait for a stateless run's result", **JOINS)
+async def join(run_id: str, with_: With, who: MayRead, cancel_on_disconnect: CancelOnDisconnect = "false") -> Response:
     run = await _existing(with_, who, run_id)
     return following.wait(with_, who, run, cancel_on_disconnect=cancel_on_disconnect.lower() in TRUE)
 
 
-@router.get("/{run_id}/stream", summary="Follow a stateless run's events, from Last-Event-ID on or live")
+@router.get("/{run_id}/stream", summary="Follow a stateless run's events, from Last-Event-ID on or live", **FOLLOWS)
 async def join_stream(
     run_id: str,
     request: Request,
     with_: With,
     who: MayRead,
-    stream_mode: Annotated[list[str] | None, Query()] = None,
-    cancel_on_disconnect: str = "false",
+    stream_mode: StreamMode = None,
+    cancel_on_disconnect: CancelOnDisconnect = "false",
 ) -> Response:
     run = await _existing(with_, who, run_id)
     return following.stream(

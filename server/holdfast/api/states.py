@@ -6,13 +6,16 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from holdfast.api.deps import With, body_docs, may, read, uuid_of
+from holdfast.api.deps import With, may, read, uuid_of
+from holdfast.api.documents import docs
 from holdfast.api.responses import Json
 from holdfast.rules.caller import Caller
+from holdfast.wire.state import ThreadState
 from holdfast.wire.states import (
     HistorySearch,
     StateAt,
     StateUpdate,
+    StateUpdated,
     before_checkpoint,
     selected,
     selection,
@@ -22,16 +25,27 @@ router = APIRouter(prefix="/threads", tags=["Threads"])
 
 MayRead = Annotated[Caller, may("threads", "read")]
 MayUpdate = Annotated[Caller, may("threads", "update")]
-Select = Annotated[list[str] | None, Query()]
+Select = Annotated[
+    list[str] | None, Query(description="Fields to show, comma lists too; `values.<key>` is one key of the values")
+]
+Subgraphs = Annotated[bool, Query(description="Show the states of subgraphs with their tasks")]
+
+STATE = docs(answers=ThreadState, refuses=(400, 404), partly=True)
 
 
-@router.get("/{thread_id}/state", summary="The latest state")
-async def state(thread_id: str, with_: With, who: MayRead, subgraphs: bool = False, select: Select = None) -> Response:
+@router.get("/{thread_id}/state", summary="The latest state", **STATE)
+async def state(
+    thread_id: str, with_: With, who: MayRead, subgraphs: Subgraphs = False, select: Select = None
+) -> Response:
     names = selection(select)
     return Json(selected(await with_.states.get(who, uuid_of(thread_id, "thread"), subgraphs=subgraphs), names))
 
 
-@router.post("/{thread_id}/state", openapi_extra=body_docs(StateUpdate), summary="Update the state")
+@router.post(
+    "/{thread_id}/state",
+    summary="Update the state",
+    **docs(takes=StateUpdate, answers=StateUpdated, refuses=(400, 404, 409)),
+)
 async def update_state(thread_id: str, request: Request, with_: With, who: MayUpdate) -> Response:
     body = await read(request, StateUpdate)
     wanted = uuid_of(thread_id, "thread")
@@ -42,7 +56,11 @@ async def update_state(thread_id: str, request: Request, with_: With, who: MayUp
     )
 
 
-@router.post("/{thread_id}/state/checkpoint", openapi_extra=body_docs(StateAt), summary="The state at a checkpoint")
+@router.post(
+    "/{thread_id}/state/checkpoint",
+    summary="The state at a checkpoint",
+    **docs(takes=StateAt, answers=ThreadState, refuses=(400, 404), partly=True),
+)
 async def state_at(thread_id: str, request: Request, with_: With, who: MayRead) -> Response:
     body = await read(request, StateAt)
     names = selection(body.select)
@@ -51,9 +69,9 @@ async def state_at(thread_id: str, request: Request, with_: With, who: MayRead) 
     return Json(selected(state, names))
 
 
-@router.get("/{thread_id}/state/{checkpoint_id}", summary="The state at a checkpoint id")
+@router.get("/{thread_id}/state/{checkpoint_id}", summary="The state at a checkpoint id", **STATE)
 async def state_of(
-    thread_id: str, checkpoint_id: str, with_: With, who: MayRead, subgraphs: bool = False, select: Select = None
+    thread_id: str, checkpoint_id: str, with_: With, who: MayRead, subgraphs: Subgraphs = False, select: Select = None
 ) -> Response:
     names = selection(select)
     checkpoint = {"checkpoint_id": checkpoint_id}
@@ -61,13 +79,17 @@ async def state_of(
     return Json(selected(state, names))
 
 
-@router.get("/{thread_id}/history", summary="Past states, newest first")
+@router.get(
+    "/{thread_id}/history",
+    summary="Past states, newest first",
+    **docs(answers=list[ThreadState], refuses=(400, 404), partly=True),
+)
 async def history(
     thread_id: str,
     with_: With,
     who: MayRead,
     limit: Annotated[int, Query(ge=1, le=1000)] = 1,
-    before: str | None = None,
+    before: Annotated[str | None, Query(description="A checkpoint's id: only states before it")] = None,
     select: Select = None,
 ) -> Response:
     names = selection(select)
@@ -75,7 +97,11 @@ async def history(
     return Json([selected(state, names) for state in states])
 
 
-@router.post("/{thread_id}/history", openapi_extra=body_docs(HistorySearch), summary="Search past states")
+@router.post(
+    "/{thread_id}/history",
+    summary="Search past states",
+    **docs(takes=HistorySearch, answers=list[ThreadState], refuses=(400, 404), partly=True),
+)
 async def search_history(thread_id: str, request: Request, with_: With, who: MayRead) -> Response:
     body = await read(request, HistorySearch)
     names = selection(body.select)

@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 from langgraph.store.base import NOT_PROVIDED
 
-from holdfast.api.deps import With, body_docs, left_by_gate, may, read, shaped
+from holdfast.api.deps import With, left_by_gate, may, read, shaped
+from holdfast.api.documents import docs
 from holdfast.api.responses import Json
 from holdfast.errors import BadRequest
 from holdfast.rules.caller import Caller
 from holdfast.wire.store import (
     Asked,
+    FoundItems,
     ItemKey,
+    ItemOrNull,
     ItemPut,
     ItemRead,
     ItemSearch,
+    Namespaces,
     NamespaceSearch,
     dotted,
     found_view,
@@ -44,7 +48,32 @@ MaySearch = Annotated[Caller, may("store", "search", _asking(ItemSearch))]
 MayList = Annotated[Caller, may("store", "list_namespaces", _asking(NamespaceSearch))]
 
 
-@router.put("/items", status_code=204, openapi_extra=body_docs(ItemPut), summary="Store or replace an item")
+_TEXT = {"type": "string", "minLength": 1}
+PLACE: list[dict[str, Any]] = [
+    {
+        "name": "namespace",
+        "in": "query",
+        "required": True,
+        "description": "The labels of the namespace, joined by dots or one by one.",
+        "schema": {"type": "array", "items": _TEXT, "minItems": 1},
+    },
+    {"name": "key", "in": "query", "required": True, "schema": _TEXT},
+    {
+        "name": "refresh_ttl",
+        "in": "query",
+        "description": "Whether this read prolongs the item's life.",
+        "schema": {"type": "boolean"},
+    },
+]
+"""Where an item is, as a query says it; `_query` reads it."""
+
+
+@router.put(
+    "/items",
+    status_code=204,
+    summary="Store or replace an item",
+    **docs(takes=ItemPut, status=204, refuses=(400, 502)),
+)
 async def put(request: Request, with_: With, who: MayPut) -> Response:
     body = await read(request, ItemPut)
     store = with_.stores.of(who.owner)
@@ -55,30 +84,27 @@ async def put(request: Request, with_: With, who: MayPut) -> Response:
     return Response(status_code=204)
 
 
-@router.get("/items", summary="An item, or null")
-async def get(
-    request: Request,
-    with_: With,
-    who: MayGet,
-    namespace: Annotated[list[str] | None, Query(description="labels joined by dots")] = None,
-    key: Annotated[str | None, Query()] = None,
-    refresh_ttl: Annotated[bool | None, Query(description="whether this read prolongs the item's life")] = None,
-) -> Response:
-    del namespace, key, refresh_ttl
+@router.get("/items", summary="An item, or null", **docs(answers=ItemOrNull, refuses=(400,), sends=PLACE))
+async def get(request: Request, with_: With, who: MayGet) -> Response:
     left = left_by_gate(request)
     asked = shaped(_query(request) if left is None else left, ItemRead)
     item = await with_.stores.of(who.owner).aget(asked.place, asked.key, refresh_ttl=asked.refresh_ttl)
     return Json(item and item_view(item))
 
 
-@router.delete("/items", status_code=204, openapi_extra=body_docs(ItemKey), summary="Delete an item, if it is there")
+@router.delete(
+    "/items",
+    status_code=204,
+    summary="Delete an item, if it is there",
+    **docs(takes=ItemKey, status=204, refuses=(400,)),
+)
 async def delete(request: Request, with_: With, who: MayDelete) -> Response:
     body = await read(request, ItemKey)
     await with_.stores.of(who.owner).adelete(body.place, body.key)
     return Response(status_code=204)
 
 
-@router.post("/items/search", openapi_extra=body_docs(ItemSearch), summary="Search items")
+@router.post("/items/search", summary="Search items", **docs(takes=ItemSearch, answers=FoundItems, refuses=(502,)))
 async def search(request: Request, with_: With, who: MaySearch) -> Response:
     body = await read(request, ItemSearch)
     found = await with_.stores.of(who.owner).asearch(
@@ -92,7 +118,7 @@ async def search(request: Request, with_: With, who: MaySearch) -> Response:
     return Json({"items": [found_view(item) for item in found]})
 
 
-@router.post("/namespaces", openapi_extra=body_docs(NamespaceSearch), summary="List namespaces")
+@router.post("/namespaces", summary="List namespaces", **docs(takes=NamespaceSearch, answers=Namespaces))
 async def namespaces(request: Request, with_: With, who: MayList) -> Response:
     body = await read(request, NamespaceSearch)
     found = await with_.stores.of(who.owner).alist_namespaces(

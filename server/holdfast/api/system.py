@@ -10,9 +10,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, gen
 
 from holdfast import __version__
 from holdfast.api.deps import Services, With
+from holdfast.api.documents import docs, json_of, schema_of
 from holdfast.api.responses import Json
 from holdfast.db import metrics as figures
 from holdfast.errors import BadRequest, DatabaseError
+from holdfast.wire.system import Figures, Health, Info
 
 router = APIRouter(tags=["System"])
 """What load balancers ask; always there."""
@@ -24,10 +26,18 @@ COMPATIBLE_VERSION = "0.16.7"
 """The langgraph-api version whose wire we speak. Studio switches features on by this number."""
 
 
-@router.get("/ok", summary="The process is alive; with check_db=1, so is its database")
+@router.get(
+    "/ok",
+    summary="The process is alive; with check_db=1, so is its database",
+    **docs(answers=Health, refuses=(400,), fails={503: Health}, asks=False),
+)
 @router.get("/health", include_in_schema=False)
 @router.get("/", include_in_schema=False)
-async def ok(request: Request, with_: With, check_db: str = "0") -> Response:
+async def ok(
+    request: Request,
+    with_: With,
+    check_db: Annotated[str, Query(description="0 or 1", json_schema_extra={"enum": ["0", "1"]})] = "0",
+) -> Response:
     if check_db not in ("0", "1"):
         raise BadRequest("check_db must be 0 or 1")
     if check_db == "1":
@@ -35,12 +45,16 @@ async def ok(request: Request, with_: With, check_db: str = "0") -> Response:
     return Json({"ok": True} if request.app.state.http.disable_meta else {"ok": True, "services": {}})
 
 
-@router.get("/ready", summary="The process can do its work: the database answers")
+@router.get(
+    "/ready",
+    summary="The process can do its work: the database answers",
+    **docs(answers=Health, fails={503: Health}, asks=False),
+)
 async def ready(with_: With) -> Response:
     return await _database_health(with_)
 
 
-@meta.get("/info", summary="What serves here")
+@meta.get("/info", summary="What serves here", **docs(answers=Info, asks=False))
 async def info() -> Response:
     return Json(
         {
@@ -65,7 +79,16 @@ async def info() -> Response:
     )
 
 
-@meta.get("/metrics", summary="The queue, and what this process answered")
+@meta.get(
+    "/metrics",
+    summary="The queue, and what this process answered",
+    **docs(
+        answers={**json_of(schema_of(Figures)), "text/plain": {"schema": {"type": "string"}}},
+        means="In the text format of Prometheus, or as JSON.",
+        refuses=(422, 503),
+        asks=False,
+    ),
+)
 async def metrics(
     with_: With, shape: Annotated[Literal["prometheus", "json"], Query(alias="format")] = "prometheus"
 ) -> Response:

@@ -9,17 +9,21 @@ from uuid import UUID
 import uuid_utils.compat as uuids
 from fastapi import APIRouter, Query, Request, Response
 
-from holdfast.api.deps import With, body_docs, may, read, uuid_of
-from holdfast.api.idempotency import once_docs, replayed, request_key
+from holdfast.api.deps import With, may, read, uuid_of
+from holdfast.api.documents import PAGED, docs
+from holdfast.api.idempotency import replayed, request_key
 from holdfast.api.responses import Json
 from holdfast.db.threadsearch import Page, ThreadFilter
 from holdfast.rules.caller import Caller
 from holdfast.wire.pages import page_headers
 from holdfast.wire.threads import (
+    Pruned,
+    Thread,
     ThreadCreate,
     ThreadPatch,
     ThreadPrune,
     ThreadSearch,
+    ThreadStorage,
     ThreadTerms,
     paths,
     searchable,
@@ -36,7 +40,9 @@ MayDelete = Annotated[Caller, may("threads", "delete")]
 MaySearch = Annotated[Caller, may("threads", "search")]
 
 
-@router.post("", openapi_extra=once_docs(ThreadCreate), summary="Create a thread")
+@router.post(
+    "", summary="Create a thread", **docs(takes=ThreadCreate, answers=Thread, refuses=(400, 404, 409), once=True)
+)
 async def create(request: Request, with_: With, who: MayCreate) -> Response:
     body = await read(request, ThreadCreate)
     searchable(body.metadata, "metadata")
@@ -55,7 +61,11 @@ async def create(request: Request, with_: With, who: MayCreate) -> Response:
     return await _shown(with_, who, thread_id, headers=replayed(before is not None))
 
 
-@router.post("/search", openapi_extra=body_docs(ThreadSearch), summary="Search threads")
+@router.post(
+    "/search",
+    summary="Search threads",
+    **docs(takes=ThreadSearch, answers=list[Thread], headers=PAGED, partly=True),
+)
 async def search(request: Request, with_: With, who: MaySearch) -> Response:
     body = await read(request, ThreadSearch)
     extract = body.extract or {}
@@ -74,27 +84,38 @@ async def search(request: Request, with_: With, who: MaySearch) -> Response:
     return Json(b"[" + b",".join(shown) + b"]", headers=headers)
 
 
-@router.post("/count", openapi_extra=body_docs(ThreadTerms), summary="Count threads")
+@router.post("/count", summary="Count threads", **docs(takes=ThreadTerms, answers=int))
 async def count(request: Request, with_: With, who: MaySearch) -> Response:
     return Json(await with_.threads.count(who, _filter(await read(request, ThreadTerms))))
 
 
-@router.post("/prune", openapi_extra=body_docs(ThreadPrune), summary="Delete threads, or all but their latest state")
+@router.post(
+    "/prune",
+    summary="Delete threads, or all but their latest state",
+    **docs(takes=ThreadPrune, answers=Pruned, refuses=(409,)),
+)
 async def prune(request: Request, with_: With, who: MayDelete) -> Response:
     body = await read(request, ThreadPrune)
     return Json({"pruned_count": await with_.pruner.prune(who, body.thread_ids, body.strategy)})
 
 
-@router.get("/{thread_id}", summary="Get a thread")
+@router.get("/{thread_id}", summary="Get a thread", **docs(answers=Thread, refuses=(404,)))
 async def get(
-    thread_id: str, with_: With, who: MayRead, include: Annotated[list[str] | None, Query()] = None
+    thread_id: str,
+    with_: With,
+    who: MayRead,
+    include: Annotated[list[str] | None, Query(description="`ttl`: show the time to live")] = None,
 ) -> Response:
     asked = {name for entry in include or () for name in entry.split(",")}
     row = await with_.threads.get(who, uuid_of(thread_id, "thread"))
     return Json(thread_view(row, with_ttl="ttl" in asked))
 
 
-@router.patch("/{thread_id}", openapi_extra=body_docs(ThreadPatch), summary="Merge metadata, set a time to live")
+@router.patch(
+    "/{thread_id}",
+    summary="Merge metadata, set a time to live",
+    **docs(takes=ThreadPatch, answers=Thread, or_nothing=204, refuses=(404,), sends=("Prefer",)),
+)
 async def patch(thread_id: str, request: Request, with_: With, who: MayUpdate) -> Response:
     body = await read(request, ThreadPatch)
     searchable(body.metadata, "metadata")
@@ -105,7 +126,12 @@ async def patch(thread_id: str, request: Request, with_: With, who: MayUpdate) -
     return await _shown(with_, who, wanted)
 
 
-@router.delete("/{thread_id}", status_code=204, summary="Delete a thread, its runs and its checkpoints")
+@router.delete(
+    "/{thread_id}",
+    status_code=204,
+    summary="Delete a thread, its runs and its checkpoints",
+    **docs(status=204, refuses=(404,)),
+)
 async def delete(thread_id: str, with_: With, who: MayDelete) -> Response:
     wanted = uuid_of(thread_id, "thread")
     for run in await with_.runs.delete_thread(who, wanted):
@@ -115,13 +141,15 @@ async def delete(thread_id: str, with_: With, who: MayDelete) -> Response:
     return Response(status_code=204)
 
 
-@router.post("/{thread_id}/copy", summary="Copy a thread with its states")
+@router.post(
+    "/{thread_id}/copy", summary="Copy a thread with its states", **docs(answers=Thread, refuses=(400, 404, 409))
+)
 async def copy(thread_id: str, with_: With, maker: MayCreate, who: MayRead) -> Response:
     copy_id = await with_.states.copy(who, uuid_of(thread_id, "thread"))
     return await _shown(with_, maker, copy_id)
 
 
-@router.get("/{thread_id}/storage", summary="What a thread takes up")
+@router.get("/{thread_id}/storage", summary="What a thread takes up", **docs(answers=ThreadStorage, refuses=(404,)))
 async def storage(thread_id: str, with_: With, who: MayRead) -> Response:
     wanted = uuid_of(thread_id, "thread")
     await with_.threads.standing(who, wanted)

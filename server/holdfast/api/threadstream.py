@@ -9,6 +9,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response
 
 from holdfast.api.deps import With, uuid_of
+from holdfast.api.documents import EVENTS, docs
 from holdfast.api.responses import event_stream
 from holdfast.api.runs import MayRead, last_event_id
 from holdfast.db.events import Piece
@@ -18,7 +19,17 @@ from holdfast.wire.modes import THREAD_MODES, asked_modes
 router = APIRouter(prefix="/threads/{thread_id}", tags=["Threads"])
 
 
-@router.get("/stream", summary="Follow a thread's events over all its runs, from Last-Event-ID on or live")
+@router.get(
+    "/stream",
+    summary="Follow a thread's events over all its runs, from Last-Event-ID on or live",
+    **docs(
+        answers=EVENTS,
+        means="Events, until the client leaves: this stream has no end.",
+        headers=("location",),
+        sends=("Last-Event-ID",),
+        refuses=(404,),
+    ),
+)
 async def stream(
     thread_id: str,
     request: Request,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, field_validator
 
 from holdfast.wire.merging import mirrored
 from holdfast.wire.times import time
@@ -47,6 +48,8 @@ class AssistantConfig(_Body):
 class AssistantPatch(_Body):
     """The body of `PATCH /assistants/{assistant_id}`: metadata is merged shallowly, the rest replaced."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "Ada's assistant", "context": {}}]})
+
     graph_id: str | None = None
     config: AssistantConfig | None = None
     context: dict[str, Any] | None = None
@@ -74,6 +77,10 @@ class AssistantPatch(_Body):
 class AssistantCreate(AssistantPatch):
     """The body of `POST /assistants`."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"graph_id": "agent", "name": "Ada's", "metadata": {"team": "blue"}}]}
+    )
+
     graph_id: str
     assistant_id: UUID | None = None
     if_exists: Literal["raise", "do_nothing"] = "raise"
@@ -90,6 +97,8 @@ class AssistantCreate(AssistantPatch):
 class AssistantTerms(_Body):
     """The body of `POST /assistants/count`: all terms must hold."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"graph_id": "agent"}]})
+
     metadata: dict[str, Any] | None = None
     graph_id: str | None = None
     name: str | None = None
@@ -97,6 +106,8 @@ class AssistantTerms(_Body):
 
 class AssistantSearch(AssistantTerms):
     """The body of `POST /assistants/search`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"graph_id": "agent", "limit": 20}]})
 
     limit: Annotated[int, Field(ge=1, le=1000)] = 10
     offset: Annotated[int, Field(ge=0)] = 0
@@ -108,6 +119,8 @@ class AssistantSearch(AssistantTerms):
 class VersionSearch(_Body):
     """The body of `POST /assistants/{assistant_id}/versions`."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"limit": 5}]})
+
     metadata: dict[str, Any] | None = None
     limit: Annotated[int, Field(ge=1, le=1000)] = 10
     offset: Annotated[int, Field(ge=0)] = 0
@@ -116,7 +129,77 @@ class VersionSearch(_Body):
 class LatestVersion(BaseModel):
     """The body of `POST /assistants/{assistant_id}/latest`."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"version": 1}]})
+
     version: int
+
+
+class AssistantVersion(BaseModel):
+    """What an assistant was after a change."""
+
+    assistant_id: UUID
+    graph_id: str
+    name: str | None
+    description: str | None
+    config: dict[str, Any]
+    context: dict[str, Any]
+    metadata: dict[str, Any]
+    version: Annotated[int, Field(ge=1)]
+    created_at: datetime
+
+
+class Assistant(AssistantVersion):
+    """A graph under a name, with settings of its own, as it is now."""
+
+    updated_at: datetime
+
+
+class Node(BaseModel):
+    """A node of a drawing; `__start__` and `__end__` are there too."""
+
+    id: str
+    type: Literal["runnable"]
+    data: dict[str, Any]
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+class Edge(BaseModel):
+    """An edge of a drawing; a conditional one is taken if `data` says so."""
+
+    source: str
+    target: str
+    conditional: bool = False
+    data: Any = None
+
+
+class Drawing(BaseModel):
+    """A graph as nodes and edges."""
+
+    nodes: list[Node]
+    edges: list[Edge]
+
+
+JsonSchema = dict[str, Any]
+
+
+class SubgraphSchemas(BaseModel):
+    """The JSON schemas of a graph; null where its types cannot be said in JSON schema."""
+
+    input_schema: JsonSchema | None
+    output_schema: JsonSchema | None
+    state_schema: JsonSchema | None
+    config_schema: JsonSchema | None
+    context_schema: JsonSchema | None
+
+
+class GraphSchemas(SubgraphSchemas):
+    """The same, and which graph it is."""
+
+    graph_id: str
+
+
+class Subgraphs(RootModel[dict[str, SubgraphSchemas]]):
+    """The schemas of subgraphs by their names: nodes, joined by `|`."""
 
 
 def assistant_view(row: Mapping[str, Any], select: Sequence[AssistantField] | None = None) -> dict[str, Any]:

@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from holdfast.errors import Invalid
 from holdfast.rules.caller import LOCAL
 from holdfast.wire import codec
-from holdfast.wire.runs import ConfigBody, RunCreate
+from holdfast.wire.runs import ConfigBody, Durability, RunCreate
 from holdfast.wire.times import time
 
 OnRunCompleted = Literal["delete", "keep"]
@@ -57,6 +57,19 @@ def _moment(value: object) -> object:
 class CronCreate(RunCreate):
     """The body of the operations that create a cron: a run's body, and when."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "assistant_id": "agent",
+                    "input": {"messages": [{"role": "user", "content": "Happy new year!"}]},
+                    "schedule": "0 9 1 1 *",
+                    "timezone": "Europe/Lisbon",
+                }
+            ]
+        }
+    )
+
     schedule: str
     timezone: str | None = None
     end_time: datetime | None = None
@@ -77,6 +90,8 @@ class CronPatch(BaseModel):
     `metadata` is merged shallowly, everything else replaces what was there.
     """
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"enabled": False}], "minProperties": 1})
+
     schedule: str | None = None
     timezone: str | None = None
     end_time: datetime | None = None
@@ -92,7 +107,7 @@ class CronPatch(BaseModel):
     stream_mode: Any = None
     stream_subgraphs: bool | None = None
     stream_resumable: bool | None = None
-    durability: str | None = None
+    durability: Durability | None = None
 
     _moment = field_validator("end_time", mode="before")(_moment)
 
@@ -105,6 +120,8 @@ class CronPatch(BaseModel):
 class CronTerms(BaseModel):
     """The body of `POST /runs/crons/count`: all terms must hold. `assistant_id` may be the name of a graph."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"enabled": True}]})
+
     assistant_id: str | None = None
     thread_id: UUID | None = None
     enabled: bool | None = None
@@ -113,6 +130,8 @@ class CronTerms(BaseModel):
 
 class CronSearch(CronTerms):
     """The body of `POST /runs/crons/search`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"assistant_id": "agent", "limit": 20}]})
 
     limit: Annotated[int, Field(ge=1, le=1000)] = 10
     offset: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -124,6 +143,31 @@ class CronSearch(CronTerms):
     @classmethod
     def _null_is_absent(cls, value: object, info: Any) -> object:
         return cls.model_fields[info.field_name].default if value is None else value
+
+
+class Cron(BaseModel):
+    """A request that the clock repeats.
+
+    `payload` is that request. `next_run_date` is null when it starts no more runs. `last_error` comes if the last due
+    time started none, `now` if it is selected.
+    """
+
+    cron_id: UUID
+    assistant_id: UUID
+    thread_id: UUID | None
+    user_id: str | None
+    schedule: str
+    timezone: str | None
+    end_time: datetime | None
+    enabled: bool
+    on_run_completed: OnRunCompleted | None
+    metadata: dict[str, Any]
+    payload: dict[str, Any]
+    next_run_date: datetime | None
+    created_at: datetime
+    updated_at: datetime
+    last_error: str = ""
+    now: datetime | None = None
 
 
 def payload_of(body: CronCreate, cron_id: UUID) -> dict[str, Any]:

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 from langgraph.types import Command, Send
-from pydantic import BaseModel, BeforeValidator, Field, RootModel, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    RootModel,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from holdfast.errors import Invalid
 from holdfast.rules.admission import Strategy
+from holdfast.rules.run import RunStatus
 from holdfast.rules.thread import ThreadStatus
 from holdfast.wire import codec
 from holdfast.wire.modes import STREAM_MODES
+from holdfast.wire.problems import Failure
+from holdfast.wire.state import Question
 from holdfast.wire.times import time
 
 Durability = Literal["sync", "async", "exit"]
@@ -32,6 +45,8 @@ RunField = Literal[
     "cancel_reason",
 ]
 """What `select` takes. The SDK's list has `cancel_reason`, which nobody can give; it is null."""
+
+_MODE = {"type": "string", "enum": sorted(STREAM_MODES)}
 
 Nodes = Literal["*"] | list[str]
 OnCompletion = Literal["delete", "keep", "keep_interrupted"]
@@ -81,6 +96,18 @@ class RunCreate(BaseModel):
     these statuses when the run is admitted.
     """
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "assistant_id": "agent",
+                    "input": {"messages": [{"role": "user", "content": "What is 6 times 7?"}]},
+                    "stream_mode": ["values", "messages-tuple"],
+                }
+            ]
+        }
+    )
+
     assistant_id: str
     input: Any = None
     command: CommandBody | None = None
@@ -91,7 +118,9 @@ class RunCreate(BaseModel):
     checkpoint_id: str | None = None
     interrupt_before: Annotated[Nodes, BeforeValidator(lambda v: v if v == "*" else _listed(v))] | None = None
     interrupt_after: Annotated[Nodes, BeforeValidator(lambda v: v if v == "*" else _listed(v))] | None = None
-    stream_mode: Annotated[list[str], BeforeValidator(_listed)] = Field(default_factory=lambda: ["values"])
+    stream_mode: Annotated[
+        list[str], BeforeValidator(_listed), WithJsonSchema({"anyOf": [_MODE, {"type": "array", "items": _MODE}]})
+    ] = Field(default_factory=lambda: ["values"])
     stream_subgraphs: bool = False
     stream_resumable: bool = False
     feedback_keys: list[str] | None = None
@@ -145,9 +174,33 @@ class RunCreate(BaseModel):
 class RunBatch(RootModel[Annotated[list[RunCreate], Field(min_length=1, max_length=1000)]]):
     """The body of `POST /runs/batch`."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                [
+                    {
+                        "assistant_id": "agent",
+                        "input": {"messages": [{"role": "user", "content": "What is 6 times 7?"}]},
+                    },
+                    {
+                        "assistant_id": "agent",
+                        "input": {"messages": [{"role": "user", "content": "What is 7 times 8?"}]},
+                    },
+                ]
+            ]
+        }
+    )
+
 
 class CancelMany(BaseModel):
     """The body of `POST /runs/cancel`: all runs in a status, or runs of one thread."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"status": "pending"}],
+            "oneOf": [{"required": ["status"]}, {"required": ["thread_id", "run_ids"]}],
+        }
+    )
 
     status: Literal["pending", "running", "all"] | None = None
     thread_id: UUID | None = None
@@ -163,6 +216,39 @@ class CancelMany(BaseModel):
     @property
     def statuses(self) -> list[str]:
         return ["pending", "running"] if self.status == "all" else [str(self.status)]
+
+
+class Run(BaseModel):
+    """An execution of an assistant on a thread.
+
+    `kwargs` is the request, with its config merged and its answers bound. `success` includes a run that stopped to ask
+    something; `interrupted` means cancelled.
+    """
+
+    run_id: UUID
+    thread_id: UUID
+    assistant_id: UUID
+    created_at: datetime
+    updated_at: datetime
+    metadata: dict[str, Any]
+    status: RunStatus
+    kwargs: dict[str, Any]
+    multitask_strategy: Strategy
+    langsmith_session_name: None
+    cancel_reason: None = None
+
+
+class RunResult(BaseModel):
+    """The thread's values when the run had ended, and what they ask; or how the run failed."""
+
+    model_config = ConfigDict(extra="allow")
+
+    asked: Annotated[list[Question] | None, Field(alias="__interrupt__")] = None
+    failed: Annotated[Failure | None, Field(alias="__error__")] = None
+
+
+class Nothing(BaseModel):
+    """An empty object: the run has stopped."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,56 @@ from uuid import UUID
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.types import Interrupt, PregelTask, StateSnapshot
+from pydantic import BaseModel
 
 _CHECKPOINT_KEYS = ("checkpoint_id", "thread_id", "checkpoint_ns", "checkpoint_map")
 _INTERNAL_KEYS = ("__", "langgraph_auth")
 _MAX_METADATA_DEPTH = 32
+
+
+class Question(BaseModel):
+    """What a task asks with `interrupt()`; a resume may answer it by its id."""
+
+    id: str
+    value: Any
+    response_schema: Any = None
+
+
+class Checkpoint(BaseModel):
+    """Where a state is kept."""
+
+    thread_id: str
+    checkpoint_ns: str
+    checkpoint_id: str | None = None
+    checkpoint_map: dict[str, Any] | None = None
+
+
+class Task(BaseModel):
+    """A node that is due or ran. `state` is its subgraph's, if it has one and subgraphs were asked for."""
+
+    id: str
+    name: str
+    path: list[Any]
+    error: str | None
+    interrupts: list[Question]
+    checkpoint: Checkpoint | None
+    state: ThreadState | None
+    result: Any
+
+
+class ThreadState(BaseModel):
+    """A thread after one superstep. `values` is an object, unless the graph's state is something else."""
+
+    values: Any
+    next: list[str]
+    tasks: list[Task]
+    metadata: dict[str, Any] | None
+    created_at: datetime | None
+    checkpoint: Checkpoint | None
+    parent_checkpoint: Checkpoint | None
+    interrupts: list[Question]
+    checkpoint_id: str | None
+    parent_checkpoint_id: str | None
 
 
 def thread_state(snapshot: StateSnapshot) -> dict[str, Any]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from holdfast.errors import Invalid
 from holdfast.wire.runs import CheckpointBody
+from holdfast.wire.state import Checkpoint
 
 STATE_FIELDS = frozenset(
     {
@@ -30,6 +31,10 @@ _VALUES = "values."
 class StateUpdate(BaseModel):
     """The body of `POST /threads/{thread_id}/state`."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"values": {"messages": [{"role": "user", "content": "Hello"}]}}]}
+    )
+
     values: dict[str, Any] | list[Any] | None = None
     as_node: str | None = None
     checkpoint: CheckpointBody | None = None
@@ -43,6 +48,8 @@ class StateUpdate(BaseModel):
 class StateAt(BaseModel):
     """The body of `POST /threads/{thread_id}/state/checkpoint`."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"checkpoint": {"checkpoint_ns": ""}}]})
+
     checkpoint: CheckpointBody
     subgraphs: bool = False
     select: list[str] | None = None
@@ -50,6 +57,8 @@ class StateAt(BaseModel):
 
 class HistorySearch(BaseModel):
     """The body of `POST /threads/{thread_id}/history`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"limit": 10}]})
 
     limit: Annotated[int, Field(ge=1, le=1000)] = 1
     before: Any = None
@@ -61,6 +70,14 @@ class HistorySearch(BaseModel):
     @classmethod
     def _null_is_one(cls, value: object) -> object:
         return 1 if value is None else value
+
+
+class StateUpdated(BaseModel):
+    """The checkpoint that an update wrote, in the three ways that clients look for it."""
+
+    checkpoint: Checkpoint
+    configurable: Checkpoint
+    checkpoint_id: str | None
 
 
 def before_checkpoint(before: Any) -> str | None:

@@ -7,9 +7,10 @@ whatever the operation's own name for it is (`namespace_prefix`, `prefix`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, RootModel, field_validator
 
 from holdfast.errors import BadRequest
 from holdfast.rules.store import OWNER_MARK, terms
@@ -45,7 +46,7 @@ def _namespace(labels: tuple[str, ...]) -> tuple[str, ...]:
     return labels
 
 
-Label = Annotated[str, AfterValidator(_label)]
+Label = Annotated[str, AfterValidator(_label), Field(json_schema_extra={"pattern": "^[^.]+$"})]
 Namespace = Annotated[tuple[Label, ...], AfterValidator(_namespace)]
 Key = Annotated[str, Field(min_length=1), AfterValidator(_text)]
 Limit = Annotated[int, Field(ge=1, le=MOST)]
@@ -67,6 +68,8 @@ class Asked(BaseModel):
 
 class ItemKey(Asked):
     """Where an item is. The body of `DELETE /store/items`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"namespace": ["notes", "ada"], "key": "colour"}]})
 
     namespace: Namespace
     key: Key
@@ -94,6 +97,10 @@ class ItemRead(ItemKey):
 class ItemPut(ItemKey):
     """The body of `PUT /store/items`. `index`: paths to embed, or false for none; `ttl` in minutes."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"namespace": ["notes", "ada"], "key": "colour", "value": {"text": "green"}}]}
+    )
+
     value: dict[str, Any]
     index: Literal[False] | Annotated[list[Path], Field(max_length=100)] | None = None
     ttl: Annotated[float, Field(gt=0, le=MAX_MINUTES)] | None = None
@@ -107,6 +114,10 @@ class ItemPut(ItemKey):
 
 class ItemSearch(Asked):
     """The body of `POST /store/items/search`; without a prefix everywhere."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"namespace_prefix": ["notes"], "filter": {"text": "green"}}]}
+    )
 
     namespace: Namespace = Field((), validation_alias=AliasChoices("namespace_prefix", "namespace"))
     filter: dict[str, Any] | None = None
@@ -126,11 +137,45 @@ class ItemSearch(Asked):
 class NamespaceSearch(Asked):
     """The body of `POST /store/namespaces`; `*` in prefix and suffix is any one label."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"prefix": ["notes"], "max_depth": 2}]})
+
     namespace: Namespace | None = Field(None, validation_alias=AliasChoices("prefix", "namespace"))
     suffix: Namespace | None = None
     max_depth: Annotated[int, Field(ge=1, le=MAX_BYTES)] | None = None
     limit: Limit = 100
     offset: Offset = 0
+
+
+class Item(BaseModel):
+    """A JSON object under a namespace and a key."""
+
+    namespace: list[str]
+    key: str
+    value: dict[str, Any]
+    created_at: datetime
+    updated_at: datetime
+
+
+class ItemOrNull(RootModel[Item | None]):
+    """The item, or null where there is none."""
+
+
+class FoundItem(Item):
+    """An item, and how near its text is to what was searched for; null unless the search was by meaning."""
+
+    score: float | None
+
+
+class FoundItems(BaseModel):
+    """What a search found, the nearest or the newest first."""
+
+    items: list[FoundItem]
+
+
+class Namespaces(BaseModel):
+    """Namespaces that hold items."""
+
+    namespaces: list[list[str]]
 
 
 class _Item(Protocol):

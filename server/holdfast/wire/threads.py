@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
 from typing import Annotated, Any, Literal, get_args
 from uuid import UUID
 
 from langgraph.types import Command, StateUpdate
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from holdfast.errors import Invalid
 from holdfast.rules.thread import MOST_MINUTES, Strategy, Ttl
 from holdfast.wire import codec
+from holdfast.wire.problems import Failure
 from holdfast.wire.runs import CommandBody, goto
+from holdfast.wire.state import Question
 from holdfast.wire.times import time
 
 Status = Literal["idle", "busy", "interrupted", "error"]
@@ -42,10 +45,13 @@ _PATH = re.compile(r"(values|metadata|config|interrupts)((?:\.[^.\[\]]+|\[-?\d{1
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(-?\d+)\]")
 
 
+Minutes = Annotated[float, Field(gt=0, le=MOST_MINUTES)]
+
+
 class TtlBody(BaseModel):
     """`ttl`: minutes after the thread's last activity, and what goes then."""
 
-    ttl: Annotated[float, Field(gt=0, le=MOST_MINUTES)]
+    ttl: Minutes
     strategy: Strategy = "delete"
 
     @property
@@ -82,6 +88,8 @@ class SuperstepBody(BaseModel):
 class ThreadCreate(BaseModel):
     """The body of `POST /threads`."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"metadata": {"user": "ada"}, "ttl": 1440}]})
+
     thread_id: UUID | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
     if_exists: Literal["raise", "do_nothing"] = "raise"
@@ -93,7 +101,7 @@ class ThreadCreate(BaseModel):
     def _null_is_absent(cls, value: object, info: Any) -> object:
         return cls.model_fields[info.field_name].get_default(call_default_factory=True) if value is None else value
 
-    @field_validator("ttl", mode="before")
+    @field_validator("ttl", mode="before", json_schema_input_type=TtlBody | Minutes | None)
     @classmethod
     def _number_is_minutes(cls, value: object) -> object:
         return _minutes(value)
@@ -106,6 +114,8 @@ class ThreadCreate(BaseModel):
 class ThreadPatch(BaseModel):
     """The body of `PATCH /threads/{thread_id}`: metadata is merged shallowly, a ttl replaces the one before."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"metadata": {"topic": "numbers"}}]})
+
     metadata: dict[str, Any] = Field(default_factory=dict)
     ttl: TtlBody | None = None
 
@@ -114,7 +124,7 @@ class ThreadPatch(BaseModel):
     def _null_is_empty(cls, value: object) -> object:
         return {} if value is None else value
 
-    @field_validator("ttl", mode="before")
+    @field_validator("ttl", mode="before", json_schema_input_type=TtlBody | Minutes | None)
     @classmethod
     def _number_is_minutes(cls, value: object) -> object:
         return _minutes(value)
@@ -122,6 +132,10 @@ class ThreadPatch(BaseModel):
 
 class ThreadPrune(BaseModel):
     """The body of `POST /threads/prune`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"thread_ids": ["01a1ff0e-aeab-72fd-8d3a-df59e01a7deb"]}]}
+    )
 
     thread_ids: list[UUID]
     strategy: Strategy = "delete"
@@ -135,6 +149,8 @@ class ThreadPrune(BaseModel):
 class ThreadTerms(BaseModel):
     """The body of `POST /threads/count`: all terms must hold."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "interrupted"}]})
+
     ids: list[UUID] | None = None
     metadata: dict[str, Any] | None = None
     values: dict[str, Any] | None = None
@@ -143,6 +159,8 @@ class ThreadTerms(BaseModel):
 
 class ThreadSearch(ThreadTerms):
     """The body of `POST /threads/search`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"metadata": {"user": "ada"}, "limit": 20}]})
 
     limit: Annotated[int, Field(ge=1, le=1000)] = 10
     offset: Annotated[int, Field(ge=0)] = 0
@@ -155,6 +173,71 @@ class ThreadSearch(ThreadTerms):
     @classmethod
     def _null_is_absent(cls, value: object, info: Any) -> object:
         return cls.model_fields[info.field_name].default if value is None else value
+
+
+class TtlView(BaseModel):
+    """A thread's time to live, and when it ends as things stand."""
+
+    strategy: Strategy
+    ttl_minutes: float
+    expires_at: datetime
+
+
+class Thread(BaseModel):
+    """A conversation. `values` are those of its latest state; null before its first.
+
+    `interrupts` is what it asks, by task. `ttl` comes if it is asked for, or was set by the request; `extracted` if a
+    search extracts something.
+    """
+
+    thread_id: UUID
+    created_at: datetime
+    updated_at: datetime
+    state_updated_at: datetime
+    metadata: dict[str, Any]
+    status: Status
+    config: dict[str, Any]
+    values: dict[str, Any] | None
+    interrupts: dict[str, list[Question]]
+    error: Failure | None
+    ttl: TtlView | None = None
+    extracted: dict[str, Any] = Field(default_factory=dict)
+
+
+class Pruned(BaseModel):
+    """How many of the threads were there."""
+
+    pruned_count: Annotated[int, Field(ge=0)]
+
+
+class Volume(BaseModel):
+    """Rows, and bytes as they are stored."""
+
+    count: Annotated[int, Field(ge=0)]
+    bytes: Annotated[int, Field(ge=0)]
+
+
+class ChannelVolume(BaseModel):
+    """Versions of one channel's value, and their bytes."""
+
+    versions: Annotated[int, Field(ge=0)]
+    bytes: Annotated[int, Field(ge=0)]
+
+
+class ValuesVolume(Volume):
+    """What the values of channels take up, all and each."""
+
+    by_channel: dict[str, ChannelVolume]
+
+
+class ThreadStorage(BaseModel):
+    """What a thread takes up in the database."""
+
+    thread_id: UUID
+    total_bytes: Annotated[int, Field(ge=0)]
+    checkpoints: Volume
+    channel_values: ValuesVolume
+    pending_writes: Volume
 
 
 def paths(extract: Mapping[str, str]) -> dict[str, tuple[str | int, ...]]:

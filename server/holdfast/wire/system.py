@@ -1,0 +1,56 @@
+"""Health, identity and figures on the wire."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
+
+
+class Health(BaseModel):
+    """Whether all is well, and with which part it is not."""
+
+    ok: bool
+    services: dict[str, Literal["healthy", "unhealthy"]] = Field(default_factory=dict)
+
+
+class Info(BaseModel):
+    """What serves here. `version` is the langgraph-api version whose wire it speaks."""
+
+    version: str
+    langgraph_py_version: str
+    holdfast_version: str
+    flags: dict[str, bool]
+    host: dict[str, Any]
+
+
+class Queue(BaseModel):
+    """Runs that wait and runs that go on; how long, in seconds, null where none waits."""
+
+    n_pending: Annotated[int, Field(ge=0)]
+    n_running: Annotated[int, Field(ge=0)]
+    pending_runs_wait_time_max_secs: float | None
+    pending_runs_wait_time_med_secs: float | None
+    pending_unblocked_runs_wait_time_max_secs: float | None
+
+
+class Answered(BaseModel):
+    """How often an operation answered with this status."""
+
+    method: str
+    path: str
+    status: int
+    count: int
+
+
+class Traffic(BaseModel):
+    """What this process answered."""
+
+    http_requests_total: list[Answered]
+
+
+class Figures(BaseModel):
+    """The queue of all processes, and the traffic of this one."""
+
+    queue: Queue
+    api: Traffic
