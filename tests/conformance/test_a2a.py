@@ -141,6 +141,7 @@ def test_text_for_a_graph_without_messages_is_refused(http: httpx.Client) -> Non
     assert "count" in words
 
 
+@pytest.mark.requirement("a2a.files")
 @pytest.mark.parametrize(
     "part",
     [

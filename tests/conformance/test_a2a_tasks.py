@@ -331,17 +331,20 @@ def test_a_message_that_makes_no_sense_starts_nothing(http: httpx.Client, change
     assert http.post("/threads/count", json={}).json() == before
 
 
+@pytest.mark.requirement("a2a.contexts")
 def test_a_task_and_another_context_do_not_belong_together(http: httpx.Client) -> None:
     task = send(http, "approve", {"log": []})
     params = new("yes", taskId=task["id"], contextId=UNKNOWN_ID)
     assert error(http, "/a2a/approve", "SendMessage", params)[0] == -32602
 
 
+@pytest.mark.requirement("a2a.versions")
 def test_a_version_that_nobody_speaks_is_refused(http: httpx.Client) -> None:
     answer = http.post("/a2a/echo", json=message("SendMessage", new("hi"), 1), headers={"a2a-version": "7.0"})
     assert answer.json()["error"]["code"] == -32009
 
 
+@pytest.mark.requirement("a2a.odd_text")
 @pytest.mark.parametrize("odd", ["\x00", "a" * 10_000, "'; --"])
 def test_odd_message_ids_break_nothing(http: httpx.Client, odd: str) -> None:
     context = send(http, "echo", "one")["contextId"]
@@ -350,6 +353,7 @@ def test_odd_message_ids_break_nothing(http: httpx.Client, odd: str) -> None:
         assert "result" in answer or answer["error"]["code"] == -32602
 
 
+@pytest.mark.requirement("a2a.odd_text")
 def test_odd_text_and_odd_ids_are_carried_as_they_are(http: httpx.Client) -> None:
     assert answer(send(http, "mirror", {"text": "a\x00\U0001f600"}))["codes"] == [97, 0, 0x1F600]
     assert answer(send(http, "echo", "\u2028 <b>")) == "you said: \u2028 <b>"

@@ -126,6 +126,7 @@ def test_json_is_read_whatever_the_content_type_says(http: httpx.Client, kind: s
     assert answer.json() == {"jsonrpc": "2.0", "id": "a", "result": {}}
 
 
+@pytest.mark.requirement("mcp.versions")
 def test_an_unknown_version_is_refused_with_those_that_are_known(http: httpx.Client) -> None:
     meta = {
         "io.modelcontextprotocol/protocolVersion": "2099-01-01",
@@ -237,11 +238,13 @@ def test_a_call_with_a_thread_goes_on_with_its_conversation(http: httpx.Client) 
     assert http.get(f"/threads/{thread}").json()["status"] == "idle"
 
 
+@pytest.mark.requirement("mcp.empty_texts")
 def test_nothing_is_meant_by_empty_texts_of_a_model_that_fills_in_everything(http: httpx.Client) -> None:
     assert run(http, "steps", thread_id="", resume="", count=1)["structuredContent"]["log"] == [0]
     assert run(http, "steps", thread_id=None, resume=None, count=1)["structuredContent"]["log"] == [0]
 
 
+@pytest.mark.requirement("mcp.odd_text")
 def test_odd_text_reaches_the_graph_as_it_was_sent(http: httpx.Client) -> None:
     assert run(http, "mirror", text="a\x00\U0001f600")["structuredContent"]["codes"] == [97, 0, 0x1F600]
 
@@ -255,6 +258,7 @@ def test_a_graph_that_takes_no_object_has_one_argument(http: httpx.Client) -> No
     assert tools["shout"]["inputSchema"]["properties"]["input"]["type"] == "string"
 
 
+@pytest.mark.requirement("mcp.cancelled")
 def test_a_call_that_is_cancelled_says_so(http: httpx.Client, server: Server) -> None:
     thread = http.post("/threads", json={}).json()["thread_id"]
     with ThreadPoolExecutor(1) as pool, server.http(timeout=30) as other:
