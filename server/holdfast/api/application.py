@@ -50,14 +50,15 @@ def create_app(services: Services, http: HttpSection | None = None) -> FastAPI:
         app = FastAPIOffline(redoc_url=None, static_url=DOCS_ASSETS, **options)
     app.state.services = services
     app.state.http = http
-    for is_there, router in _routers(http):
+    for is_there, router in routers(http):
         if is_there:
             app.include_router(router)
     problems.install(app)
     return app
 
 
-def _routers(http: HttpSection) -> Iterator[tuple[bool, APIRouter]]:
+def routers(http: HttpSection) -> Iterator[tuple[bool, APIRouter]]:
+    """All our routers, and whether `http` leaves each of them there."""
     yield True, system.router
     yield not http.disable_meta, system.meta
     yield not http.disable_assistants, assistants.router
