@@ -20,12 +20,17 @@ TESTS = HERE.parent
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """One row. `source` is a section of the wire contract or a client's habit, `expected` what a client sees."""
+    """One row. `source` is a section of the wire contract or a client's habit, `expected` what a client sees.
+
+    `divergence` is what the official server does instead and why we do not follow; with `harmful` it does so to
+    everybody who asks it afterwards, so that these tests are not run there.
+    """
 
     id: str
     source: str
     expected: str
     divergence: str | None = None
+    harmful: bool = False
 
 
 @cache
@@ -45,15 +50,23 @@ def shown() -> dict[str, list[str]]:
     """`{requirement id: [test]}`, read from the sources of all tests."""
     found: dict[str, list[str]] = {}
     for path in sorted(TESTS.rglob("test_*.py")):
-        for test, ids in _marks(ast.parse(path.read_text("utf-8"))):
+        for test, ids in _tests(path):
             for row in ids:
-                found.setdefault(row, []).append(f"{path.relative_to(TESTS)}::{test}")
+                found.setdefault(row, []).append(test)
     return found
 
 
-def _marks(module: ast.Module) -> Iterator[tuple[str, list[str]]]:
-    for node in ast.walk(module):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+def unmarked() -> list[str]:
+    """The conformance tests that show no requirement."""
+    paths = set(HERE.glob("test_*.py")) - {HERE / "test_requirements.py"}
+    return [test for path in sorted(paths) for test, ids in _tests(path) if not ids]
+
+
+def _tests(path: Path) -> Iterator[tuple[str, list[str]]]:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+            ids: list[str] = []
             for mark in node.decorator_list:
                 if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.requirement":
-                    yield node.name, [ast.literal_eval(argument) for argument in mark.args]
+                    ids += [ast.literal_eval(argument) for argument in mark.args]
+            yield f"{path.relative_to(TESTS)}::{node.name}", ids

@@ -12,7 +12,7 @@ from a2a.types.a2a_pb2 import AgentCard, Message, Part, Role, SendMessageRequest
 
 from tests.support.rpc import call, error, stream
 from tests.support.server import Server
-from tests.support.talk import UNKNOWN_ID, refused
+from tests.support.talk import UNKNOWN_ID, refused, system_assistant
 
 _messages = itertools.count(1)
 
@@ -31,9 +31,14 @@ def new(*parts: Any, **fields: Any) -> dict[str, Any]:
     return {"message": {**head, "parts": shaped, **fields}}
 
 
+def at(graph: str) -> str:
+    """The address of the graph's own agent."""
+    return f"/a2a/{system_assistant(graph)}"
+
+
 def send(http: httpx.Client, agent: str, *parts: Any, **fields: Any) -> Any:
     """The task that a message makes (v1.0)."""
-    return call(http, f"/a2a/{agent}", "SendMessage", new(*parts, **fields))["task"]
+    return call(http, at(agent), "SendMessage", new(*parts, **fields))["task"]
 
 
 def answer(task: Any) -> Any:
@@ -50,31 +55,45 @@ def answer(task: Any) -> Any:
 @pytest.mark.parametrize(
     "path",
     [
-        "/a2a/echo",
         "/a2a/{id}",
         "/a2a/{id}/.well-known/agent-card.json",
         "/a2a/{id}/.well-known/agent.json",
         "/.well-known/agent-card.json?assistant_id={id}",
-        "/.well-known/agent.json?assistant_id=echo",
+        "/.well-known/agent.json?assistant_id={id}",
     ],
 )
 def test_a_card_is_found_wherever_clients_look_for_it(http: httpx.Client, path: str) -> None:
-    echo = http.get("/assistants/echo").json()["assistant_id"]
+    echo = system_assistant("echo")
     card = http.get(path.format(id=echo)).json()
-    url = str(http.base_url.join(f"/a2a/{echo}"))
     assert card["name"] == "echo"
     assert card["description"] == "answers with what it was told, token by token"
+    assert card["supportedInterfaces"][0]["protocolVersion"] == "1.0"
+    assert card["supportedInterfaces"][0]["url"].endswith(f"/a2a/{echo}")
+    assert card["capabilities"]["streaming"] is True
+
+
+@pytest.mark.requirement("a2a.card_for_both")
+def test_a_card_is_for_clients_of_both_generations(http: httpx.Client) -> None:
+    url = str(http.base_url.join(at("echo")))
+    card = http.get(at("echo")).json()
     assert [(face["url"], face["protocolVersion"]) for face in card["supportedInterfaces"]] == [
         (url, "1.0"),
         (url, "0.3"),
     ]
     assert (card["url"], card["preferredTransport"]) == (url, "JSONRPC")
-    assert card["capabilities"]["streaming"] is True
     assert card["skills"][0]["id"] == "echo"
     assert "securitySchemes" not in card
 
 
-@pytest.mark.requirement("a2a.card")
+@pytest.mark.requirement("a2a.by_name")
+def test_an_agent_is_found_by_its_graphs_name_too(http: httpx.Client) -> None:
+    card = http.get(at("echo")).json()
+    assert http.get("/a2a/echo").json() == card
+    assert http.get("/.well-known/agent-card.json", params={"assistant_id": "echo"}).json() == card
+    assert answer(call(http, "/a2a/echo", "SendMessage", new("hello"))["task"]) == "you said: hello"
+
+
+@pytest.mark.requirement("a2a.card_of_nobody")
 def test_cards_of_nobody_are_not_found(http: httpx.Client) -> None:
     refused(http.get(f"/a2a/{UNKNOWN_ID}"), 404)
     refused(http.get("/a2a/nonsense"), 422)
@@ -87,7 +106,7 @@ def test_cards_of_nobody_are_not_found(http: httpx.Client) -> None:
 
 @pytest.mark.requirement("a2a.send")
 def test_a_text_is_answered_with_the_agents_text_in_the_older_protocol(http: httpx.Client) -> None:
-    task = call(http, "/a2a/echo", "message/send", old("hello"))
+    task = call(http, at("echo"), "message/send", old("hello"))
     assert (task["kind"], task["status"]["state"]) == ("task", "completed")
     assert answer(task) == "you said: hello"
     assert [message["role"] for message in task["history"]] == ["user", "agent"]
@@ -123,7 +142,7 @@ def test_a_client_may_choose_the_context(http: httpx.Client) -> None:
 @pytest.mark.requirement("a2a.data")
 def test_data_is_the_input_of_a_graph_and_its_values_are_the_answer(http: httpx.Client) -> None:
     assert answer(send(http, "steps", {"count": 2}, {"log": []})) == {"count": 2, "log": [0, 1]}
-    assert answer(call(http, "/a2a/steps", "message/send", old({"count": 1}))) == {"count": 1, "log": [0]}
+    assert answer(call(http, at("steps"), "message/send", old({"count": 1}))) == {"count": 1, "log": [0]}
     assert isinstance(send(http, "mirror", {"text": "a"})["artifacts"], list)
 
 
@@ -135,24 +154,25 @@ def test_data_that_is_no_input_is_told_to_the_agent_as_text(http: httpx.Client) 
 
 @pytest.mark.requirement("a2a.data")
 def test_text_for_a_graph_without_messages_is_refused(http: httpx.Client) -> None:
-    code, words = error(http, "/a2a/steps", "SendMessage", new("hello"))
+    code, words = error(http, at("steps"), "SendMessage", new("hello"))
     assert code == -32602
     assert "takes no text" in words
     assert "count" in words
 
 
+@pytest.mark.requirement("a2a.files")
 @pytest.mark.parametrize(
-    "part",
+    ("part", "code"),
     [
-        {"raw": "aGk=", "mediaType": "text/plain"},
-        {"url": "https://example.com/a.png"},
-        {},
+        ({"raw": "aGk=", "mediaType": "text/plain"}, -32005),
+        ({"url": "https://example.com/a.png"}, -32005),
+        ({}, -32602),
     ],
 )
-def test_files_are_refused(http: httpx.Client, part: Any) -> None:
+def test_files_and_empty_parts_are_refused(http: httpx.Client, part: Any, code: int) -> None:
     params = new("hello")
     params["message"]["parts"].append(part)
-    assert error(http, "/a2a/echo", "SendMessage", params)[0] == -32602
+    assert error(http, at("echo"), "SendMessage", params)[0] == code
 
 
 @pytest.mark.requirement("a2a.failures")
@@ -160,7 +180,7 @@ def test_a_run_that_fails_is_a_failed_task_that_says_why(http: httpx.Client) -> 
     task = send(http, "failing", {"log": []})
     assert task["status"]["state"] == "TASK_STATE_FAILED"
     assert task["status"]["message"]["parts"] == [{"text": "ValueError: as told"}]
-    assert call(http, "/a2a/failing", "message/send", old({"log": []}))["status"]["state"] == "failed"
+    assert call(http, at("failing"), "message/send", old({"log": []}))["status"]["state"] == "failed"
 
 
 @pytest.mark.requirement("a2a.history-length")
@@ -168,9 +188,9 @@ def test_a_run_that_fails_is_a_failed_task_that_says_why(http: httpx.Client) -> 
 def test_a_client_says_how_much_of_the_history_it_wants(http: httpx.Client, asked: int, shown: int) -> None:
     context = send(http, "echo", "one")["contextId"]
     params = {**new("two", contextId=context), "configuration": {"historyLength": asked}}
-    task = call(http, "/a2a/echo", "SendMessage", params)["task"]
+    task = call(http, at("echo"), "SendMessage", params)["task"]
     assert len(task.get("history", [])) == shown
-    again = call(http, "/a2a/echo", "GetTask", {"id": task["id"], "historyLength": asked})
+    again = call(http, at("echo"), "GetTask", {"id": task["id"], "historyLength": asked})
     assert len(again.get("history", [])) == shown
 
 
@@ -178,8 +198,8 @@ def test_a_client_says_how_much_of_the_history_it_wants(http: httpx.Client, aske
 def test_a_message_that_comes_twice_is_one_task(http: httpx.Client) -> None:
     context = send(http, "echo", "one")["contextId"]
     message = new("two", contextId=context)
-    first = call(http, "/a2a/echo", "SendMessage", message)["task"]
-    assert call(http, "/a2a/echo", "SendMessage", message)["task"] == first
+    first = call(http, at("echo"), "SendMessage", message)["task"]
+    assert call(http, at("echo"), "SendMessage", message)["task"] == first
     assert len(http.get(f"/threads/{context}/runs").json()) == 2
 
 
@@ -188,7 +208,7 @@ def test_a_message_that_comes_twice_is_one_task(http: httpx.Client) -> None:
 
 @pytest.mark.requirement("a2a.stream")
 def test_a_stream_says_the_answer_piece_by_piece(http: httpx.Client) -> None:
-    first, *pieces, last = stream(http, "/a2a/echo", "SendStreamingMessage", new("hello"))
+    first, *pieces, last = stream(http, at("echo"), "SendStreamingMessage", new("hello"))
     assert first["task"]["status"]["state"] in ("TASK_STATE_SUBMITTED", "TASK_STATE_WORKING")
     updates = [piece["artifactUpdate"] for piece in pieces]
     assert "".join(update["artifact"]["parts"][0]["text"] for update in updates) == "you said: hello"
@@ -201,7 +221,7 @@ def test_a_stream_says_the_answer_piece_by_piece(http: httpx.Client) -> None:
 
 @pytest.mark.requirement("a2a.stream")
 def test_a_stream_of_the_older_protocol_ends_with_a_final_status(http: httpx.Client) -> None:
-    events = stream(http, "/a2a/echo", "message/stream", old("hello"))
+    events = stream(http, at("echo"), "message/stream", old("hello"))
     assert [events[0]["kind"], events[-1]["kind"]] == ["task", "status-update"]
     assert (events[-1]["final"], events[-1]["status"]["state"]) == (True, "completed")
     assert "".join(event["artifact"]["parts"][0]["text"] for event in events[1:-1]) == "you said: hello"
@@ -209,7 +229,7 @@ def test_a_stream_of_the_older_protocol_ends_with_a_final_status(http: httpx.Cli
 
 @pytest.mark.requirement("a2a.stream")
 def test_a_stream_without_tokens_has_the_whole_answer_at_its_end(http: httpx.Client) -> None:
-    _, update, last = stream(http, "/a2a/steps", "SendStreamingMessage", new({"count": 1}))
+    _, update, last = stream(http, at("steps"), "SendStreamingMessage", new({"count": 1}))
     assert update["artifactUpdate"]["artifact"]["parts"][0]["data"] == {"count": 1, "log": [0]}
     assert update["artifactUpdate"]["lastChunk"] is True
     assert last["statusUpdate"]["status"]["state"] == "TASK_STATE_COMPLETED"
@@ -217,9 +237,9 @@ def test_a_stream_without_tokens_has_the_whole_answer_at_its_end(http: httpx.Cli
 
 @pytest.mark.requirement("a2a.stream")
 def test_a_stream_shows_failures_and_refusals(http: httpx.Client) -> None:
-    *_, last = stream(http, "/a2a/failing", "SendStreamingMessage", new({"log": []}))
+    *_, last = stream(http, at("failing"), "SendStreamingMessage", new({"log": []}))
     assert last["statusUpdate"]["status"]["state"] == "TASK_STATE_FAILED"
-    assert error(http, "/a2a/steps", "SendStreamingMessage", new("text"))[0] == -32602
+    assert error(http, at("steps"), "SendStreamingMessage", new("text"))[0] == -32602
 
 
 # --- the official client ---
@@ -236,7 +256,7 @@ async def sent(client: Any, text: str) -> list[StreamResponse]:
 @pytest.mark.parametrize("version", ["1.0", "0.3"])
 async def test_the_official_client_talks_to_an_agent(server: Server, version: str, streaming: bool) -> None:
     async with httpx.AsyncClient(timeout=30) as web:
-        card: AgentCard = await A2ACardResolver(web, f"{server.url}/a2a/echo").get_agent_card()
+        card: AgentCard = await A2ACardResolver(web, f"{server.url}{at('echo')}").get_agent_card()
         spoken = [face for face in card.supported_interfaces if face.protocol_version == version]
         del card.supported_interfaces[:]
         card.supported_interfaces.extend(spoken)

@@ -129,6 +129,7 @@ async def test_the_sdk_looks_into_an_assistant_of_ones_own(sdk: LangGraphClient)
     await sdk.assistants.delete(mine)
 
 
+@pytest.mark.requirement("assistants.schemas_derived")
 def test_a_schema_names_the_states_fields(http: httpx.Client) -> None:
     schemas = http.get("/assistants/steps/schemas").json()
     assert set(schemas["input_schema"]["properties"]) == {"log", "pause", "count", "blocking"}

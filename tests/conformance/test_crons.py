@@ -106,6 +106,7 @@ async def test_a_cron_of_a_thread_knows_it(sdk: LangGraphClient, tag: dict[str, 
     assert await sdk.crons.count(metadata=tag) == 0
 
 
+@pytest.mark.requirement("crons.defaults")
 def test_without_words_a_cron_is_enabled_in_utc_and_leaves_no_threads(http: httpx.Client) -> None:
     cron = new_cron(http, timezone=None, end_time=None, enabled=None, on_run_completed=None)
     assert (cron["timezone"], cron["end_time"]) == (None, None)
@@ -126,6 +127,7 @@ async def test_a_bad_schedule_is_refused_with_advice(sdk: LangGraphClient, http:
     assert shown(http, cron) == cron
 
 
+@pytest.mark.requirement("crons.refused_run")
 @pytest.mark.parametrize(
     ("wrong", "status"),
     [
@@ -151,6 +153,7 @@ def test_what_could_never_run_is_refused_when_the_cron_is_made(
     assert http.post("/runs/crons/count", json={}).json() == before
 
 
+@pytest.mark.requirement("crons.unknown")
 def test_a_cron_of_an_unknown_thread_is_404(http: httpx.Client) -> None:
     body = {"assistant_id": "steps", "schedule": NEVER}
     assert refused(http.post(f"/threads/{UNKNOWN_ID}/runs/crons", json=body), 404).startswith("Thread with ID")
@@ -201,6 +204,7 @@ def test_pages_sort_and_say_whether_more_exists(http: httpx.Client, tag: dict[st
             assert values == sorted(values, key=str, reverse=order == "desc")
 
 
+@pytest.mark.requirement("crons.select")
 async def test_select_shows_what_was_asked_for(sdk: LangGraphClient, tag: dict[str, str]) -> None:
     cron: Any = await sdk.crons.create("steps", schedule=NEVER, metadata=tag)
     [found] = await sdk.crons.search(metadata=tag, select=["cron_id", "next_run_date", "now"])
@@ -270,6 +274,7 @@ def test_an_empty_update_is_refused(http: httpx.Client) -> None:
     assert http.get(path).json() == cron
 
 
+@pytest.mark.requirement("crons.patch")
 def test_an_update_of_the_words_leaves_the_due_time(http: httpx.Client) -> None:
     cron = new_cron(http, schedule="*/30 * * * *")
     changed = http.patch(f"/runs/crons/{cron['cron_id']}", json={"input": {"count": 5}, "metadata": None}).json()
@@ -277,6 +282,7 @@ def test_an_update_of_the_words_leaves_the_due_time(http: httpx.Client) -> None:
     assert changed["updated_at"] > cron["updated_at"]
 
 
+@pytest.mark.requirement("crons.unknown")
 def test_the_routes_of_crons_are_no_run_ids(http: httpx.Client) -> None:
     cron = new_cron(http)["cron_id"]
     assert http.get(f"/runs/crons/{cron}").json()["cron_id"] == cron
@@ -286,6 +292,7 @@ def test_the_routes_of_crons_are_no_run_ids(http: httpx.Client) -> None:
     assert http.get("/info").json()["flags"]["crons"] is True
 
 
+@pytest.mark.requirement("crons.sdk")
 def test_the_synchronous_sdk_does_the_same(server: Server, tag: dict[str, str]) -> None:
     with get_sync_client(url=server.url) as client:
         cron: Any = client.crons.create("steps", schedule=NEVER, metadata=tag)

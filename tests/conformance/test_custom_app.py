@@ -116,6 +116,7 @@ def test_a_stream_that_is_cut_is_not_ended_by_its_middleware(cluster: Cluster, t
         assert "Traceback" not in running.log
 
 
+@pytest.mark.requirement("custom.app_cors")
 def test_browsers_may_call_its_routes_as_they_may_call_ours(own: httpx.Client) -> None:
     for path in ("/hello", "/info"):
         answer = own.get(path, headers={"Origin": "https://example.org"})

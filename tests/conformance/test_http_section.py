@@ -161,6 +161,7 @@ def _queue_after(client: httpx.Client, seconds: float) -> Any:
     return queue if (queue["pending_unblocked_runs_wait_time_max_secs"] or 0) > seconds else None
 
 
+@pytest.mark.requirement("system.no_section")
 def test_a_project_without_an_http_section_is_served_as_ever(serve: Serve) -> None:
     with serve() as client:
         assert wait(client, new_thread(client), "steps", input={"count": 1})["log"] == [0]

@@ -245,12 +245,14 @@ def test_a_key_in_quotes_is_the_same_key(http: httpx.Client, thread: str) -> Non
     assert again.json()["run_id"] == first.json()["run_id"]
 
 
+@pytest.mark.requirement("runs.without_key")
 def test_requests_without_a_key_are_all_carried_out(http: httpx.Client, thread: str) -> None:
     for _ in range(2):
         assert not is_repeat(http.post(f"/threads/{thread}/runs", json=ONE_STEP))
     assert len(runs_of(http, thread)) == 2
 
 
+@pytest.mark.requirement("runs.idempotent_forgotten")
 def test_a_key_is_forgotten_after_a_day(cluster: Cluster) -> None:
     with cluster.database() as url, psycopg.connect(url, autocommit=True) as conn:
         for key, age in (("old", "25 hours"), ("young", "23 hours")):

@@ -12,9 +12,9 @@ from mcp.client import Client
 from mcp.shared.exceptions import MCPError
 
 from tests.conftest import PROJECT
-from tests.support.rpc import ask, call, error, message
+from tests.support.rpc import BOTH, ask, call, error, message
 from tests.support.server import Server
-from tests.support.talk import until
+from tests.support.talk import system_assistant, until
 
 GRAPHS = set(json.loads(PROJECT.read_text())["graphs"])
 both_generations = pytest.mark.parametrize("mode", ["legacy", "auto"])
@@ -58,17 +58,16 @@ def test_both_spellings_of_the_url_answer_a_ping(http: httpx.Client, url: str) -
 
 @pytest.mark.requirement("mcp.notifications")
 def test_a_notification_is_accepted_without_an_answer(http: httpx.Client) -> None:
-    answer = http.post("/mcp", json=message("notifications/initialized"))
+    answer = http.post("/mcp", json=message("notifications/initialized"), headers=BOTH)
     assert (answer.status_code, answer.content) == (202, b"")
 
 
 @pytest.mark.requirement("mcp.stateless")
 @pytest.mark.parametrize("url", ["/mcp", "/mcp/"])
 def test_there_is_no_stream_to_get_and_no_session_to_end(http: httpx.Client, url: str) -> None:
-    stream = http.get(url, headers={"accept": "text/event-stream"})
-    assert (stream.status_code, stream.headers["allow"]) == (405, "POST")
-    assert http.delete(url).status_code == 404
-    assert "mcp-session-id" not in http.post(url, json=message("ping", number=1)).headers
+    assert http.get(url, headers={"accept": "text/event-stream"}, follow_redirects=True).status_code == 405
+    assert http.delete(url, follow_redirects=True).status_code == 404
+    assert "mcp-session-id" not in http.post(url, json=message("ping", number=1), headers=BOTH).headers
 
 
 @pytest.mark.requirement("mcp.errors")
@@ -78,7 +77,16 @@ def test_unknown_methods_and_tools_are_protocol_errors(http: httpx.Client) -> No
     assert error(http, "/mcp", "tools/call", {"name": "nonsense"}) == (-32602, "Unknown tool: nonsense")
     assert error(http, "/mcp", "tools/call", {})[0] == -32602
     assert error(http, "/mcp", "tools/call", {"name": 5})[0] == -32602
+
+
+@pytest.mark.requirement("mcp.bad_arguments")
+def test_arguments_that_are_no_object_are_refused(http: httpx.Client) -> None:
     assert error(http, "/mcp", "tools/call", {"name": "echo", "arguments": "text"})[0] == -32602
+
+
+@pytest.mark.requirement("mcp.allow")
+def test_a_405_names_the_method_that_there_is(http: httpx.Client) -> None:
+    assert http.get("/mcp").headers["allow"] == "POST"
 
 
 @pytest.mark.requirement("mcp.bad-messages")
@@ -87,7 +95,7 @@ def test_unknown_methods_and_tools_are_protocol_errors(http: httpx.Client) -> No
     [b"", b"{", b"nope", b"\xff", rb'"\ud800"', b"[" * 10_000 + b"]" * 10_000, b'{"a": 18446744073709551616000}'],
 )
 def test_what_is_no_json_is_a_parse_error_with_status_400(http: httpx.Client, content: bytes) -> None:
-    answer = http.post("/mcp", content=content)
+    answer = http.post("/mcp", content=content, headers=BOTH)
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == -32700
     assert answer.json()["id"] is None
@@ -113,7 +121,7 @@ def test_what_is_no_json_is_a_parse_error_with_status_400(http: httpx.Client, co
 )
 def test_what_is_no_message_is_refused_with_status_400(http: httpx.Client, content: bytes) -> None:
     for version in ({}, {"mcp-protocol-version": "2026-07-28"}):
-        answer = http.post("/mcp", content=content, headers=version)
+        answer = http.post("/mcp", content=content, headers={**BOTH, **version})
         assert answer.status_code == 400
         assert answer.json()["error"]["code"] in (-32600, -32602)
 
@@ -126,6 +134,7 @@ def test_json_is_read_whatever_the_content_type_says(http: httpx.Client, kind: s
     assert answer.json() == {"jsonrpc": "2.0", "id": "a", "result": {}}
 
 
+@pytest.mark.requirement("mcp.versions")
 def test_an_unknown_version_is_refused_with_those_that_are_known(http: httpx.Client) -> None:
     meta = {
         "io.modelcontextprotocol/protocolVersion": "2099-01-01",
@@ -189,14 +198,13 @@ async def test_a_call_runs_the_graph_and_answers_with_json(server: Server, mode:
 
 @pytest.mark.requirement("mcp.tools-call")
 def test_a_tool_is_found_by_its_assistants_id_too(http: httpx.Client) -> None:
-    steps = http.get("/assistants/steps").json()["assistant_id"]
-    assert run(http, steps, count=1)["structuredContent"]["log"] == [0]
+    assert run(http, system_assistant("steps"), count=1)["structuredContent"]["log"] == [0]
 
 
 @pytest.mark.requirement("mcp.stateless")
 def test_a_call_leaves_no_thread_behind(http: httpx.Client) -> None:
     before = http.post("/threads/count", json={}).json()
-    assert run(http, "steps", count=1)["isError"] is False
+    assert not run(http, "steps", count=1).get("isError")
     assert run(http, "failing")["isError"] is True
     assert http.post("/threads/count", json={}).json() == before
 
@@ -237,11 +245,13 @@ def test_a_call_with_a_thread_goes_on_with_its_conversation(http: httpx.Client) 
     assert http.get(f"/threads/{thread}").json()["status"] == "idle"
 
 
+@pytest.mark.requirement("mcp.empty_texts", "mcp.tools-call")
 def test_nothing_is_meant_by_empty_texts_of_a_model_that_fills_in_everything(http: httpx.Client) -> None:
     assert run(http, "steps", thread_id="", resume="", count=1)["structuredContent"]["log"] == [0]
     assert run(http, "steps", thread_id=None, resume=None, count=1)["structuredContent"]["log"] == [0]
 
 
+@pytest.mark.requirement("mcp.odd_text", "mcp.tools-call")
 def test_odd_text_reaches_the_graph_as_it_was_sent(http: httpx.Client) -> None:
     assert run(http, "mirror", text="a\x00\U0001f600")["structuredContent"]["codes"] == [97, 0, 0x1F600]
 
@@ -255,6 +265,7 @@ def test_a_graph_that_takes_no_object_has_one_argument(http: httpx.Client) -> No
     assert tools["shout"]["inputSchema"]["properties"]["input"]["type"] == "string"
 
 
+@pytest.mark.requirement("mcp.cancelled", "mcp.threads")
 def test_a_call_that_is_cancelled_says_so(http: httpx.Client, server: Server) -> None:
     thread = http.post("/threads", json={}).json()["thread_id"]
     with ThreadPoolExecutor(1) as pool, server.http(timeout=30) as other:

@@ -259,6 +259,7 @@ def test_a_thread_that_is_yet_to_be_made_counts_as_idle(http: httpx.Client) -> N
     http.delete(f"/threads/{UNKNOWN_ID}")
 
 
+@pytest.mark.requirement("runs.if_thread_status")
 @pytest.mark.parametrize("wanted", ["maybe", [], ["idle", "maybe"], 5, {}, [5], [None]])
 def test_a_status_that_does_not_exist_is_refused(http: httpx.Client, thread: str, wanted: Any) -> None:
     refused(http.post(f"/threads/{thread}/runs", json={**ONE_STEP, "if_thread_status": wanted}), 422)
@@ -315,6 +316,7 @@ async def test_the_sdk_cancels_joins_and_deletes(sdk: LangGraphClient) -> None:
     assert await sdk.runs.list(thread) == []
 
 
+@pytest.mark.requirement("runs.own_thread_only")
 def test_deleting_a_running_run_of_another_thread_is_404(http: httpx.Client, thread: str) -> None:
     run = start(http, thread, "steps", **LONG)
     until_running(http, thread, run)

@@ -111,12 +111,14 @@ def test_the_location_of_a_stateless_stream_exists(http: httpx.Client) -> None:
     assert http.get(answer.headers["location"].removesuffix("/stream")).json()["status"] == "success"
 
 
+@pytest.mark.requirement("runs.by_id")
 def test_a_run_on_a_thread_is_found_by_its_id_alone_too(http: httpx.Client, thread: str) -> None:
     run = start(http, thread, "steps", input={"count": 1})
     assert http.get(f"/runs/{run}/join").json() == {"log": [0], "count": 1}
     assert http.get(f"/runs/{run}").json() == http.get(f"/threads/{thread}/runs/{run}").json()
 
 
+@pytest.mark.requirement("runs.by_id")
 @pytest.mark.parametrize("path", ["", "/join", "/stream"])
 def test_an_unknown_run_is_404_and_a_bad_id_422(http: httpx.Client, path: str) -> None:
     assert refused(http.get(f"/runs/{UNKNOWN_ID}{path}"), 404) == f"Run with ID {UNKNOWN_ID} not found"
@@ -198,11 +200,13 @@ def test_a_batch_with_one_bad_body_starts_nothing(http: httpx.Client, bad: Any, 
     assert http.post("/threads/count", json={}).json() == before
 
 
+@pytest.mark.requirement("runs.batch_bounds")
 @pytest.mark.parametrize("body", [[], {}, None, 5, "text", [LATER] * 1001, [[]]])
 def test_a_batch_is_a_list_of_1_to_1000_bodies(http: httpx.Client, body: Any) -> None:
     refused(http.post("/runs/batch", json=body), 422)
 
 
+@pytest.mark.requirement("runs.batch_bounds")
 @pytest.mark.parametrize(
     "content",
     [
@@ -219,6 +223,7 @@ def test_a_batch_that_is_no_json_or_holds_what_cannot_be_kept_is_refused(http: h
     refused(http.post("/runs/batch", content=content), 422)
 
 
+@pytest.mark.requirement("runs.batch")
 def test_a_full_batch_is_taken(http: httpx.Client) -> None:
     runs = http.post("/runs/batch", json=[LATER] * 1000, timeout=60).json()
     assert len({run["run_id"] for run in runs}) == 1000
@@ -312,6 +317,7 @@ def test_a_cancel_that_names_neither_or_both_is_refused(http: httpx.Client, body
     refused(http.post("/runs/cancel", json=body), 422)
 
 
+@pytest.mark.requirement("runs.cancel_stream")
 @pytest.mark.anyio
 async def test_followers_of_waiting_runs_learn_at_once_that_they_were_cancelled(server: Server) -> None:
     async with httpx.AsyncClient(base_url=server.url, timeout=4) as client:

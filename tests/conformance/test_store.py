@@ -118,6 +118,7 @@ def test_a_key_is_required(http: httpx.Client) -> None:
     assert refused(http.get("/store/items", params={"namespace": "a"}), 400) == "Key is required"
 
 
+@pytest.mark.requirement("store.bounds")
 @pytest.mark.parametrize(
     "query",
     [
@@ -222,6 +223,7 @@ def test_nodes_and_clients_share_one_store(http: httpx.Client) -> None:
     assert by_thread["value"]["text"] == log[-1]
 
 
+@pytest.mark.requirement("store.values")
 @pytest.mark.parametrize("text", ["🧨 \u2028 \x7f\\u0000", "'; DROP TABLE store; --", "%s %(key)s", "a/b?c=d&e", " "])
 def test_any_text_survives_as_label_key_and_value(http: httpx.Client, root: str, text: str) -> None:
     put(http, [root, text], text, {text: text})
@@ -232,6 +234,7 @@ def test_any_text_survives_as_label_key_and_value(http: httpx.Client, root: str,
     assert names == [[root, text]]
 
 
+@pytest.mark.requirement("store.values")
 def test_a_large_and_deep_value_is_kept(http: httpx.Client, root: str) -> None:
     deep: Any = 1
     for _ in range(150):
@@ -241,6 +244,7 @@ def test_a_large_and_deep_value_is_kept(http: httpx.Client, root: str) -> None:
     assert http.get("/store/items", params={"namespace": root, "key": "k"}).json()["value"] == value
 
 
+@pytest.mark.requirement("system.bodies")
 def test_text_plain_is_read_as_json(http: httpx.Client, root: str) -> None:
     body = json.dumps({"namespace": [root], "key": "k", "value": {}}).encode()
     assert http.put("/store/items", content=body, headers={"content-type": "text/plain"}).status_code == 204

@@ -114,6 +114,7 @@ def test_an_items_life_ends(http: httpx.Client, database: str) -> None:
     until(lambda: expires_in(database, "own") is None, "the expired item is swept")
 
 
+@pytest.mark.requirement("store.search.meaning")
 def test_nodes_find_by_words_too(http: httpx.Client) -> None:
     assert wait(http, new_thread(http), "memory", input={"log": ["a"]})["log"][:2] == ["a", "a"]
     assert [item["key"] for item in search(http, place="notes", query="a", limit=1)] == ["a"]
@@ -148,6 +149,7 @@ def test_a_project_may_bring_a_store_of_its_own(database_url: str, tmp_path: Pat
         assert conn.execute("SELECT count(*) FROM store").fetchone() == (0,)
 
 
+@pytest.mark.requirement("store.own")
 def test_no_key_is_named_local_beside_a_store_of_the_projects_own(database_url: str, tmp_path: Path) -> None:
     config = project(tmp_path, {"path": "./stores.py:one"})
     server = Server(database_url=database_url, config=config, HOLDFAST_API_KEYS="local:key-l,ada:key-a")
@@ -166,6 +168,7 @@ async def embed(texts):
 """
 
 
+@pytest.mark.requirement("store.embed")
 def test_an_embedding_of_the_projects_own_is_used_and_its_failure_is_told(database_url: str, tmp_path: Path) -> None:
     section = {"index": {"dims": 2, "embed": "./stores.py:embed", "fields": ["text"]}}
     config = project(tmp_path, section, EMBEDS)

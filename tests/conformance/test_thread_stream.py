@@ -186,6 +186,7 @@ def test_the_stream_outlives_its_runs_and_beats(server: Server, http: httpx.Clie
     assert headers["location"] == f"/threads/{thread}/stream?stream_mode=lifecycle,run_modes,state_update"
 
 
+@pytest.mark.requirement("streams.live_equals_replay")
 def test_several_followers_see_the_same_bytes(server: Server, http: httpx.Client, thread: str) -> None:
     with (
         following(server.url, of(thread)) as early,
@@ -239,6 +240,7 @@ def test_a_run_cancelled_before_it_starts_is_told_when_nobody_runs(
     assert (replay(server, thread, 4, stream_mode="lifecycle")).whole == follower.whole
 
 
+@pytest.mark.requirement("streams.thread_cancelled")
 def test_runs_that_a_newer_one_pushes_aside_are_told_too(server: Server, http: httpx.Client, thread: str) -> None:
     with following(server.url, of(thread), stream_mode="lifecycle") as follower:
         waiting = [start(http, thread, "steps", input={}, after_seconds=3600) for _ in range(2)]
@@ -273,6 +275,7 @@ def test_a_deleted_thread_ends_its_followers(server: Server, http: httpx.Client,
     refused(http.get(of(thread)), 404)
 
 
+@pytest.mark.requirement("streams.thread_deleted")
 def test_a_stateless_runs_thread_tells_its_end_before_it_goes(server: Server, http: httpx.Client) -> None:
     body = {"assistant_id": "steps", "input": {"pause": 0.2, "count": 2}, "stream_mode": "updates"}
     with http.stream("POST", "/runs/stream", json=body) as run:

@@ -202,6 +202,7 @@ def test_a_failed_run_leaves_its_thread_in_error_until_the_next_run(http: httpx.
     assert (again["status"], again["error"]) == ("idle", None)
 
 
+@pytest.mark.requirement("threads.unknown_404", "threads.bad_id_422")
 @pytest.mark.anyio
 async def test_the_sdk_raises_the_right_kind_of_error(sdk: LangGraphClient) -> None:
     with pytest.raises(NotFoundError):

@@ -136,6 +136,7 @@ def test_a_stateless_run_is_told_with_its_values(talk: httpx.Client, receiver: R
     assert (call.told["status"], call.told["values"]) == ("success", {"count": 1, "log": [0]})
 
 
+@pytest.mark.requirement("webhooks.path")
 def test_a_path_is_called_on_this_server_itself(telling: Server, telling_url: str, talk: httpx.Client) -> None:
     run = start(talk, new_thread(talk), "steps", input={"count": 1}, webhook="/assistants/count")
     query = "SELECT url FROM holdfast.deliveries WHERE state = 'delivered' AND run_id = %s"
@@ -180,6 +181,7 @@ def test_an_address_that_may_not_be_called_is_refused_at_once(http: httpx.Client
     assert http.get(f"/threads/{thread}/runs").json() == []
 
 
+@pytest.mark.requirement("webhooks.loopback")
 @pytest.mark.parametrize("webhook", [5, {}, ["https://example.com"], True])
 def test_what_is_no_text_is_refused(http: httpx.Client, thread: str, webhook: Any) -> None:
     body = {"assistant_id": "steps", "webhook": webhook}
@@ -221,6 +223,7 @@ def test_allowed_fields_are_all_that_is_told(cluster: Cluster, tmp_path: Path, r
     assert (call.told["run_id"], call.told["kwargs"]["input"]) == (run, {"count": 1})
 
 
+@pytest.mark.requirement("webhooks.headers")
 def test_a_header_that_names_a_forbidden_variable_stops_the_start(cluster: Cluster, tmp_path: Path) -> None:
     config = with_sections(PROJECT, tmp_path, webhooks={"headers": {"X-Token": "${{ env.DATABASE_URL }}"}})
     with (

@@ -9,6 +9,9 @@ import httpx
 
 from tests.support.talk import parse
 
+BOTH = {"accept": "application/json, text/event-stream"}
+"""What clients of both protocols say that they read."""
+
 _numbers = itertools.count(1)
 
 
@@ -29,7 +32,7 @@ def error(http: httpx.Client, url: str, method: str, params: dict[str, Any] | No
 def ask(http: httpx.Client, url: str, method: str, params: dict[str, Any] | None = None, **headers: str) -> Any:
     """The whole answer to a method, which comes with status 200."""
     number = next(_numbers)
-    answer = http.post(url, json=message(method, params, number), headers=headers)
+    answer = http.post(url, json=message(method, params, number), headers={**BOTH, **headers})
     assert answer.status_code == 200, f"{answer.status_code}: {answer.text[:500]}"
     body = answer.json()
     assert (body["jsonrpc"], body["id"]) == ("2.0", number)
@@ -38,7 +41,7 @@ def ask(http: httpx.Client, url: str, method: str, params: dict[str, Any] | None
 
 def stream(http: httpx.Client, url: str, method: str, params: dict[str, Any]) -> list[Any]:
     """The results in the events of a streaming method."""
-    answer = http.post(url, json=message(method, params, 7))
+    answer = http.post(url, json=message(method, params, 7), headers=BOTH)
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/event-stream")
     events = parse(answer.content)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ PAUSE = 0.02
 UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
 LONG: dict[str, Any] = {"input": {"pause": 0.03, "count": 1000}, "config": {"recursion_limit": 2000}}
 """A run of `steps` with this goes on until it is cancelled."""
+
+GRAPHS = uuid.UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
+"""The namespace in which the ids of system assistants are made of their graphs' names."""
 
 T = TypeVar("T")
 
@@ -50,6 +54,11 @@ def _event(frame: bytes) -> Event:
         number = lines[2].removeprefix(b"id: ").decode()
     data = json.loads(lines[1].removeprefix(b"data: "))
     return Event(lines[0].removeprefix(b"event: ").decode(), data, number, frame + b"\r\n\r\n")
+
+
+def system_assistant(graph: str) -> str:
+    """The id of a graph's own assistant, on every server."""
+    return str(uuid.uuid5(GRAPHS, graph))
 
 
 def new_thread(http: httpx.Client, **body: Any) -> str:

@@ -56,7 +56,7 @@ def create_app(services: Services, http: HttpSection | None = None) -> FastAPI:
         app = FastAPIOffline(redoc_url=None, static_url=DOCS_ASSETS, **options)
     app.state.services = services
     app.state.http = http
-    for is_there, router in _routers(http):
+    for is_there, router in routers(http):
         if is_there:
             app.include_router(router)
     problems.install(app)
@@ -64,7 +64,8 @@ def create_app(services: Services, http: HttpSection | None = None) -> FastAPI:
     return app
 
 
-def _routers(http: HttpSection) -> Iterator[tuple[bool, APIRouter]]:
+def routers(http: HttpSection) -> Iterator[tuple[bool, APIRouter]]:
+    """All our routers, and whether `http` leaves each of them there."""
     yield True, system.router
     yield not http.disable_meta, system.meta
     yield not http.disable_assistants, assistants.router

@@ -28,6 +28,7 @@ from a2a.types.a2a_pb2 import (
     TaskState,
     TaskStatus,
 )
+from a2a.utils.errors import ContentTypeNotSupportedError
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError  # type: ignore[import-untyped]
 from google.protobuf.struct_pb2 import Value  # type: ignore[import-untyped]
 from google.protobuf.timestamp_pb2 import Timestamp  # type: ignore[import-untyped]
@@ -117,7 +118,8 @@ def run_input(parts: Iterable[Part], channels: Collection[str]) -> dict[str, Any
     message, for graphs that have messages.
 
     Raises:
-        Invalid: a file, or text for a graph without messages.
+        ContentTypeNotSupportedError: a file.
+        Invalid: text for a graph without messages.
     """
     given: dict[str, Any] = {}
     said: list[str] = []
@@ -155,14 +157,17 @@ def part_value(part: Part) -> Any:
     """Text, or the JSON value of a data part.
 
     Raises:
-        Invalid: a file.
+        ContentTypeNotSupportedError: a file.
+        Invalid: nothing at all.
     """
     kind = part.WhichOneof("content")
     if kind == "text":
         return part.text
     if kind == "data":
         return _whole(MessageToDict(part.data))
-    raise Invalid("Only text and data parts are supported.")
+    if kind is None:
+        raise Invalid("A part needs content: text or data.")
+    raise ContentTypeNotSupportedError("Only text and data parts are supported.")
 
 
 def task_view(row: Mapping[str, Any], output: Any = None) -> Task:
