@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -47,17 +47,17 @@ def campaign(cluster: Cluster, *options: str) -> Outcome:
         cluster.database() as url,
         Server(database_url=url, config=PROJECT) as server,
         server.http() as http,
-        NamedTemporaryFile("w", suffix=".json") as document,
+        TemporaryDirectory(prefix="holdfast-fuzz-") as place,
     ):
         known = json.dumps(_known(http))
         described = closed(http.get("/openapi.json").json())
-        json.dump(described, document)
-        document.flush()
+        document = Path(place, "openapi.json")
+        document.write_text(json.dumps(described))
         ended = subprocess.run(
             [
                 str(Path(sys.executable).parent / "schemathesis"),
                 "run",
-                document.name,
+                str(document),
                 f"--url={server.url}",
                 f"--checks={','.join(CHECKS)}",
                 f"--seed={SEED}",
@@ -69,8 +69,8 @@ def campaign(cluster: Cluster, *options: str) -> Outcome:
                 "--no-color",
                 *options,
             ],
-            cwd=ROOT,
-            env={**os.environ, "SCHEMATHESIS_HOOKS": "tests.fuzz.hooks", "FUZZ_KNOWN": known},
+            cwd=place,  # where it leaves what it remembers of failures
+            env={**os.environ, "PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": "tests.fuzz.hooks", "FUZZ_KNOWN": known},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
