@@ -19,9 +19,7 @@ LONG = {"pause": 0.5, "count": 1000}
 
 def begun(http: httpx.Client, agent: str, *parts: Any) -> Any:
     """A task that was not waited for."""
-    return call(http, at(agent), "SendMessage", {**new(*parts), "configuration": {"returnImmediately": True}})[
-        "task"
-    ]
+    return call(http, at(agent), "SendMessage", {**new(*parts), "configuration": {"returnImmediately": True}})["task"]
 
 
 def state(http: httpx.Client, agent: str, task: str) -> str:
