@@ -66,7 +66,8 @@ def _tests(path: Path) -> Iterator[tuple[str, list[str]]]:
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
             ids: list[str] = []
-            for mark in node.decorator_list:
+            # Marks of single parameters count as well.
+            for mark in (inner for decorator in node.decorator_list for inner in ast.walk(decorator)):
                 if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.requirement":
                     ids += [ast.literal_eval(argument) for argument in mark.args]
             yield f"{path.relative_to(TESTS)}::{node.name}", ids

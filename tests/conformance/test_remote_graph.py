@@ -99,6 +99,16 @@ async def test_a_remote_graph_reads_and_updates_states(sdk: LangGraphClient, con
     history = [snapshot async for snapshot in graph.aget_state_history(config)]
     assert [len(snapshot.values.get("log", [])) for snapshot in history] == [2, 1, 0, 0]
     assert history[1].config["configurable"]["checkpoint_id"] == state.config["configurable"]["checkpoint_id"]
+
+
+@pytest.mark.requirement("remote_graph.history_before")
+@pytest.mark.anyio
+async def test_a_remote_graph_reads_the_history_before_a_checkpoint(
+    sdk: LangGraphClient, config: RunnableConfig
+) -> None:
+    graph = remote(sdk, "steps")
+    await graph.ainvoke({"count": 2}, config)
+    history = [snapshot async for snapshot in graph.aget_state_history(config)]
     earlier = [snapshot async for snapshot in graph.aget_state_history(config, before=history[1].config)]
     assert [snapshot.config for snapshot in earlier] == [snapshot.config for snapshot in history[2:]]
 

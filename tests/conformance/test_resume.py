@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from typing import Any
 
 import httpx
@@ -10,7 +11,6 @@ import pytest
 
 from tests.support.server import Server
 from tests.support.talk import (
-    UNKNOWN_ID,
     eventually,
     get_thread,
     join,
@@ -45,7 +45,13 @@ def asked(http: httpx.Client, thread: str) -> str:
 
 
 @pytest.mark.requirement("runs.resume_any_json")
-@pytest.mark.parametrize("value", ["yes", 0, False, "", [], {}, [1], {"a": None}, {"a" * 32: 1, "b": 2}])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("yes", 0, False, "", [], [1], {"a": None}, {"a" * 32: 1, "b": 2}),
+        pytest.param({}, marks=pytest.mark.requirement("runs.resume_empty_map")),
+    ],
+)
 def test_any_json_is_an_answer(http: httpx.Client, asked: str, value: Any) -> None:
     assert answer(http, asked, "twice", value).json()["log"] == [{"first": value}]
 
@@ -80,10 +86,17 @@ def test_some_of_several_questions_may_be_answered(http: httpx.Client, thread: s
     row = get_thread(http, thread)
     assert row["status"] == "interrupted"
     assert [q["id"] for task in row["interrupts"].values() for q in task] == [ids[1]]
-    with unchanged(http, thread):
-        refused(answer(http, thread, "parallel", {ids[2]: "again"}), 409)
     result = answer(http, thread, "parallel", {ids[1]: "one"}).json()
     assert result["log"] == [{"q1": "one"}, {"q2": "two"}, "done"]
+
+
+@pytest.mark.requirement("runs.resume_late")
+def test_one_of_several_questions_is_answered_once(http: httpx.Client, thread: str) -> None:
+    wait(http, thread, "parallel", input={})
+    ids = questions(http, thread)
+    answer(http, thread, "parallel", {ids[2]: "two"})
+    with unchanged(http, thread):
+        refused(answer(http, thread, "parallel", {ids[2]: "again"}), 409)
 
 
 @pytest.mark.requirement("runs.resume_by_id")
@@ -125,10 +138,13 @@ def test_there_is_nothing_to_resume_on_a_thread_that_asks_nothing(
 
 
 @pytest.mark.requirement("runs.resume_unknown_thread")
-@pytest.mark.parametrize("if_not_exists", ["reject", "create"])
+@pytest.mark.parametrize(
+    "if_not_exists", ["reject", pytest.param("create", marks=pytest.mark.requirement("runs.resume_new_thread"))]
+)
 def test_an_answer_on_an_unknown_thread_is_404(http: httpx.Client, if_not_exists: str) -> None:
-    refused(answer(http, UNKNOWN_ID, "twice", "yes", if_not_exists=if_not_exists), 404)
-    refused(http.get(f"/threads/{UNKNOWN_ID}"), 404)
+    unknown = str(uuid.uuid4())
+    refused(answer(http, unknown, "twice", "yes", if_not_exists=if_not_exists), 404)
+    refused(http.get(f"/threads/{unknown}"), 404)
 
 
 @pytest.mark.requirement("runs.resume_unknown_thread")
@@ -203,8 +219,6 @@ def test_agent_chat_uis_form_of_an_answer_is_taken(http: httpx.Client, asked: st
     assert get_thread(http, asked)["values"] == {"log": [{"first": {"decisions": [{"type": "approve"}]}}]}
     rows = http.post(f"/threads/{asked}/history", json={"limit": 100}).json()
     assert len({row["parent_checkpoint_id"] for row in rows}) == len(rows), "the chain has no fork"
-    with unchanged(http, asked):
-        refused(http.post(f"/threads/{asked}/runs/stream", json=body), 409)
 
 
 @pytest.mark.requirement("runs.resume_again")
@@ -234,6 +248,14 @@ def test_a_queued_answer_whose_question_goes_away_changes_nothing(http: httpx.Cl
 
 @pytest.mark.requirement("runs.resume_breakpoint")
 @pytest.mark.parametrize("resume", ["go", True, {"any": "thing"}])
+def test_any_value_resumes_a_breakpoint(http: httpx.Client, thread: str, resume: Any) -> None:
+    wait(http, thread, "steps", input={"count": 2}, interrupt_before=["step"])
+    assert answer(http, thread, "steps", resume, interrupt_before=["step"]).json()["log"] == [0]
+    assert answer(http, thread, "steps", resume).json()["log"] == [0, 1]
+
+
+@pytest.mark.requirement("runs.resume_breakpoint_once")
+@pytest.mark.parametrize("resume", ["go", True, {"any": "thing"}])
 def test_a_breakpoint_is_resumed_once(http: httpx.Client, thread: str, resume: Any) -> None:
     wait(http, thread, "steps", input={"count": 2}, interrupt_before=["step"])
     at = http.get(f"/threads/{thread}/state").json()["checkpoint"]
@@ -246,7 +268,7 @@ def test_a_breakpoint_is_resumed_once(http: httpx.Client, thread: str, resume: A
         refused(answer(http, thread, "steps", resume), 409)
 
 
-@pytest.mark.requirement("runs.resume_breakpoint")
+@pytest.mark.requirement("runs.resume_breakpoint_once")
 @pytest.mark.anyio
 async def test_of_two_resumes_of_a_breakpoint_at_once_one_is_taken(server: Server, http: httpx.Client) -> None:
     async with httpx.AsyncClient(base_url=server.url, timeout=30) as clients:

@@ -21,6 +21,7 @@ from tests.support.talk import (
     refused,
     run_status,
     start,
+    system_assistant,
     until,
     until_running,
     wait,
@@ -55,11 +56,10 @@ def test_a_created_run_is_shown_whole_and_located(http: httpx.Client, thread: st
     assert answer.headers["content-location"] == f"/threads/{thread}/runs/{run['run_id']}"
     assert set(run) == RUN_KEYS
     assert uuid.UUID(run["run_id"]).version == 7
-    assert run["assistant_id"] == http.get("/assistants/steps").json()["assistant_id"]
+    assert run["assistant_id"] == system_assistant("steps")
     assert (run["thread_id"], run["multitask_strategy"]) == (thread, "enqueue")
     assert run["kwargs"]["input"] == {"count": 1}
     assert run["kwargs"]["stream_mode"] == ["values"]
-    assert run["kwargs"]["durability"] == "sync"
     assert join(http, thread, run["run_id"]) == {"log": [0], "count": 1}
     assert run_status(http, thread, run["run_id"]) == "success"
 
@@ -121,9 +121,16 @@ def test_a_run_is_found_under_its_own_thread_only(http: httpx.Client, thread: st
     run = start(http, thread, "steps", input={"count": 1})
     join(http, thread, run)
     other = new_thread(http)
-    for method, path in [("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("GET", "/join"), ("GET", "/stream")]:
+    for method, path in [("GET", ""), ("DELETE", ""), ("POST", "/cancel")]:
         refused(http.request(method, f"/threads/{other}/runs/{run}{path}"), 404)
     assert run_status(http, thread, run) == "success"
+
+
+@pytest.mark.requirement("runs.own_thread_only", "runs.unknown_run")
+def test_a_run_is_joined_and_followed_under_its_own_thread_only(http: httpx.Client, thread: str) -> None:
+    run = start(http, thread, "steps", input={"count": 1})
+    for path in ("/join", "/stream"):
+        refused(http.get(f"/threads/{new_thread(http)}/runs/{run}{path}"), 404)
 
 
 @pytest.mark.requirement("runs.delete")
@@ -239,6 +246,12 @@ def test_rollback_of_a_pending_run_deletes_it(http: httpx.Client, thread: str) -
     run = start(http, thread, "steps", input={"count": 1}, after_seconds=3600)
     http.post(f"/threads/{thread}/runs/{run}/cancel", params={"action": "rollback"})
     refused(http.get(f"/threads/{thread}/runs/{run}"), 404)
+
+
+@pytest.mark.requirement("runs.cancel_rollback_pending")
+def test_rollback_of_a_pending_run_frees_its_thread(http: httpx.Client, thread: str) -> None:
+    run = start(http, thread, "steps", input={"count": 1}, after_seconds=3600)
+    http.post(f"/threads/{thread}/runs/{run}/cancel", params={"action": "rollback"})
     assert get_thread(http, thread)["status"] == "idle"
 
 

@@ -74,13 +74,13 @@ async def test_the_sdk_streams_and_waits_without_a_thread(sdk: LangGraphClient) 
 
 
 @pytest.mark.requirement("runs.stateless_create")
-def test_a_stateless_run_in_the_background_is_found_by_its_id_alone(http: httpx.Client) -> None:
+def test_a_stateless_run_goes_on_in_the_background(http: httpx.Client) -> None:
     created = http.post("/runs", json={"assistant_id": "steps", "input": {"count": 2}})
     run = created.json()
     assert created.status_code == 200
     assert created.headers["content-location"] == f"/runs/{run['run_id']}"
     assert run["kwargs"]["temporary"] is True
-    assert http.get(f"/runs/{run['run_id']}/join").json() == {"log": [0, 1], "count": 2}
+    assert join(http, run["thread_id"], run["run_id"]) == {"log": [0, 1], "count": 2}
     refused(http.get(f"/threads/{run['thread_id']}"), 404)
 
 
@@ -168,7 +168,7 @@ async def test_the_sdk_tells_which_run_was_created(sdk: LangGraphClient, on_thre
 @pytest.mark.anyio
 async def test_a_batch_starts_all_its_runs_in_order(sdk: LangGraphClient) -> None:
     payloads: Any = [{"assistant_id": "steps", "input": {"count": n}, "metadata": {"n": n}} for n in (3, 1, 2)]
-    runs = await sdk.runs.create_batch(payloads)
+    runs = await sdk.runs.create_batch([{**payload, "on_completion": "keep"} for payload in payloads])
     assert [run["metadata"]["n"] for run in runs] == [3, 1, 2]
     assert len({run["thread_id"] for run in runs}) == 3
     results = [await sdk.runs.join(run["thread_id"], run["run_id"]) for run in runs]
@@ -201,7 +201,13 @@ def test_a_batch_with_one_bad_body_starts_nothing(http: httpx.Client, bad: Any, 
 
 
 @pytest.mark.requirement("runs.batch_bounds")
-@pytest.mark.parametrize("body", [[], {}, None, 5, "text", [LATER] * 1001, [[]]])
+@pytest.mark.parametrize(
+    "body",
+    [
+        *([], {}, None, 5, "text", [[]]),
+        pytest.param([LATER] * 1001, marks=pytest.mark.requirement("runs.batch_limit"), id="1001"),
+    ],
+)
 def test_a_batch_is_a_list_of_1_to_1000_bodies(http: httpx.Client, body: Any) -> None:
     refused(http.post("/runs/batch", json=body), 422)
 
@@ -215,8 +221,13 @@ def test_a_batch_is_a_list_of_1_to_1000_bodies(http: httpx.Client, body: Any) ->
         b"nope",
         b"[" * 10_000 + b"]" * 10_000,
         b'[{"assistant_id": "steps", "input": {"a": "\\ud800"}}]',
-        b'[{"assistant_id": "steps", "input": [18446744073709551616]}]',
-        b'[{"assistant_id": "steps"}, {"assistant_id": "steps", "metadata": {"a": "\\u0000"}}]',
+        *(
+            pytest.param(content, marks=pytest.mark.requirement("runs.batch_unsaveable"))
+            for content in (
+                b'[{"assistant_id": "steps", "input": [18446744073709551616]}]',
+                b'[{"assistant_id": "steps"}, {"assistant_id": "steps", "metadata": {"a": "\\u0000"}}]',
+            )
+        ),
     ],
 )
 def test_a_batch_that_is_no_json_or_holds_what_cannot_be_kept_is_refused(http: httpx.Client, content: bytes) -> None:
@@ -228,7 +239,13 @@ def test_a_full_batch_is_taken(http: httpx.Client) -> None:
     runs = http.post("/runs/batch", json=[LATER] * 1000, timeout=60).json()
     assert len({run["run_id"] for run in runs}) == 1000
     assert http.post("/runs/cancel", json={"status": "pending"}).status_code == 204
-    refused(http.get(f"/threads/{runs[-1]['thread_id']}"), 404)
+
+
+@pytest.mark.requirement("runs.cancel_stateless")
+def test_stateless_runs_that_are_cancelled_together_leave_no_threads(http: httpx.Client) -> None:
+    run = http.post("/runs", json=LATER).json()
+    assert http.post("/runs/cancel", json={"status": "pending"}).status_code == 204
+    refused(http.get(f"/threads/{run['thread_id']}"), 404)
 
 
 # --- cancelling many ---
@@ -255,7 +272,11 @@ async def test_some_runs_of_a_thread_are_cancelled_at_once(sdk: LangGraphClient)
 @pytest.mark.requirement("runs.cancel_many_by_status")
 @pytest.mark.parametrize(
     ("status", "cancelled"),
-    [("pending", {"pending"}), ("running", {"running"}), ("all", {"pending", "running"})],
+    [
+        ("pending", {"pending"}),
+        pytest.param("running", {"running"}, marks=pytest.mark.requirement("runs.cancel_many_running")),
+        pytest.param("all", {"pending", "running"}, marks=pytest.mark.requirement("runs.cancel_many_running")),
+    ],
 )
 def test_all_runs_in_a_status_are_cancelled_at_once(http: httpx.Client, status: str, cancelled: set[str]) -> None:
     threads = {"running": new_thread(http), "pending": new_thread(http)}
@@ -306,8 +327,13 @@ def test_cancelling_many_needs_something_to_cancel(http: httpx.Client, thread: s
         {"status": "all", "run_ids": [UNKNOWN_ID]},
         {"thread_id": UNKNOWN_ID},
         {"run_ids": [UNKNOWN_ID]},
-        {"thread_id": UNKNOWN_ID, "run_ids": []},
-        {"thread_id": UNKNOWN_ID, "run_ids": [UNKNOWN_ID] * 1001},
+        pytest.param(
+            {"thread_id": UNKNOWN_ID, "run_ids": []}, marks=pytest.mark.requirement("runs.cancel_many_bounds")
+        ),
+        pytest.param(
+            {"thread_id": UNKNOWN_ID, "run_ids": [UNKNOWN_ID] * 1001},
+            marks=pytest.mark.requirement("runs.cancel_many_bounds"),
+        ),
         {"thread_id": "nonsense", "run_ids": [UNKNOWN_ID]},
         {"thread_id": UNKNOWN_ID, "run_ids": ["nonsense"]},
         {"thread_id": UNKNOWN_ID, "run_ids": UNKNOWN_ID},
@@ -317,7 +343,7 @@ def test_a_cancel_that_names_neither_or_both_is_refused(http: httpx.Client, body
     refused(http.post("/runs/cancel", json=body), 422)
 
 
-@pytest.mark.requirement("runs.cancel_stream")
+@pytest.mark.requirement("runs.cancel_stream", "runs.by_id")
 @pytest.mark.anyio
 async def test_followers_of_waiting_runs_learn_at_once_that_they_were_cancelled(server: Server) -> None:
     async with httpx.AsyncClient(base_url=server.url, timeout=4) as client:

@@ -136,14 +136,20 @@ def test_each_mode_has_its_events(http: httpx.Client, thread: str, mode: str) ->
 
 
 @pytest.mark.requirement("streams.subgraphs")
-@pytest.mark.parametrize("mode", sorted(set(EVENTS) - {"events"}))
+@pytest.mark.parametrize("mode", sorted(set(EVENTS) - {"events", "messages"}))
 def test_a_subgraphs_events_come_only_when_asked_for(http: httpx.Client, thread: str, mode: str) -> None:
     events = stream(http, thread, "nested", input=HELLO, stream_mode=[mode], stream_subgraphs=True)
     inner = [event for event in events if "|" in event.name]
-    assert {event.name.partition("|")[0] for event in inner} - {"messages/complete"} == EVENTS[mode]
+    assert {event.name.partition("|")[0] for event in inner} == EVENTS[mode]
     assert all(re.fullmatch(r"child:[0-9a-f-]{36}", event.name.partition("|")[2]) for event in inner)
     events = stream(http, new_thread(http), "nested", input=HELLO, stream_mode=[mode])
     assert not [event for event in events if "|" in event.name]
+
+
+@pytest.mark.requirement("streams.subgraph_messages")
+def test_the_messages_of_a_subgraph_come_under_the_names_of_all_messages(http: httpx.Client, thread: str) -> None:
+    events = stream(http, thread, "nested", input=HELLO, stream_mode=["messages"], stream_subgraphs=True)
+    assert set(names(events)) - {"messages/complete"} == {"metadata"} | EVENTS["messages"]
 
 
 @pytest.mark.requirement("streams.subgraphs")
@@ -360,7 +366,7 @@ def test_a_filter_keeps_subgraphs_messages_and_errors(http: httpx.Client, thread
     assert names(parse(replay(http, other, failed[0].data["run_id"], stream_mode="updates").content)) == ["error"]
 
 
-@pytest.mark.requirement("streams.unknown_mode")
+@pytest.mark.requirement("streams.unknown_filter")
 def test_an_unknown_filter_is_refused(http: httpx.Client, thread: str) -> None:
     run = start(http, thread, "steps", input={"count": 1})
     for value in ("nope", '["nope"]', "[", "values,nope"):

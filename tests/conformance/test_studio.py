@@ -58,7 +58,7 @@ def checkpoints(events: list[Event]) -> list[dict[str, Any]]:
     return [event.data["payload"] for event in events if event.name == "debug" and event.data["type"] == "checkpoint"]
 
 
-@pytest.mark.requirement("system.studio")
+@pytest.mark.requirement("system.cors")
 @pytest.mark.parametrize("path", ["/info", "/assistants/search", "/threads/search"])
 def test_the_browser_asks_whether_a_public_page_may_call_a_private_host(studio: httpx.Client, path: str) -> None:
     headers = {

@@ -14,7 +14,7 @@ STUDIO = "https://smith.langchain.com"
 
 
 @pytest.mark.requirement("system.ok")
-@pytest.mark.parametrize("path", ["/ok", "/health", "/"])
+@pytest.mark.parametrize("path", ["/ok", "/", pytest.param("/health", marks=pytest.mark.requirement("system.health"))])
 def test_the_process_says_that_it_is_alive(http: httpx.Client, path: str) -> None:
     answer = http.get(path)
     assert (answer.status_code, answer.json()) == (200, {"ok": True, "services": {}})
@@ -26,7 +26,7 @@ def test_the_process_says_that_its_database_answers(http: httpx.Client) -> None:
     assert (answer.status_code, answer.json()) == (200, {"ok": True, "services": {"database": "healthy"}})
 
 
-@pytest.mark.requirement("system.ok")
+@pytest.mark.requirement("system.check_db")
 def test_health_can_include_the_database(http: httpx.Client) -> None:
     assert http.get("/ok", params={"check_db": 0}).json() == {"ok": True, "services": {}}
     answer = http.get("/ok", params={"check_db": 1})
@@ -37,8 +37,8 @@ def test_health_can_include_the_database(http: httpx.Client) -> None:
 
 @pytest.mark.requirement("system.slashes")
 def test_a_trailing_slash_leads_to_the_url_without_it(http: httpx.Client, server: Server) -> None:
-    for path in ("/threads", "/threads/search", "/ok", "/assistants/steps"):
-        answer = http.post(f"{path}/", json={})
+    for method, path in (("POST", "/threads"), ("POST", "/threads/search"), ("GET", "/ok"), ("GET", "/info")):
+        answer = http.request(method, f"{path}/")
         assert (answer.status_code, answer.headers["location"]) == (307, f"{server.url}{path}")
     refused(http.get("/nowhere/"), 404)
 
@@ -63,15 +63,18 @@ def test_an_unknown_route_and_a_wrong_method_have_the_contracts_bodies(http: htt
     refused(http.patch(f"/threads/{new_thread(http)}/state", json={}), 405)
 
 
-@pytest.mark.requirement("system.docs")
-def test_the_documents_of_the_api_are_served(http: httpx.Client) -> None:
-    page = http.get("/docs").text
-    loaded = re.findall(r'(?:src|href)="([^"]+)"', page)
+@pytest.mark.requirement("system.docs_at_home")
+def test_the_page_of_the_documentation_loads_nothing_from_elsewhere(http: httpx.Client) -> None:
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', http.get("/docs").text)
     assert loaded
     for address in loaded:
-        # Nothing is loaded from elsewhere.
-        assert http.get(address).status_code == 200
         assert address.startswith("/docs/")
+        assert http.get(address).status_code == 200
+
+
+@pytest.mark.requirement("system.docs")
+def test_the_documents_of_the_api_are_served(http: httpx.Client) -> None:
+    assert http.get("/docs").headers["content-type"].startswith("text/html")
     document = http.get("/openapi.json").json()
     assert document["openapi"].startswith("3.1")
     assert "/threads/{thread_id}/runs/stream" in document["paths"]

@@ -93,7 +93,7 @@ def test_a_copy_and_its_source_go_separate_ways(http: httpx.Client, thread: str,
     assert "ours" not in state(http, copy)["values"]["log"]
 
 
-@pytest.mark.requirement("threads.copy_busy")
+@pytest.mark.requirement("threads.copy_busy", "threads.copy_state")
 def test_a_copy_of_a_busy_thread_stands_where_its_checkpoints_stood(http: httpx.Client, thread: str) -> None:
     wait(http, thread, "steps", input={"count": 1, "log": []})
     run = start(http, thread, "steps", **LONG)
@@ -108,7 +108,7 @@ def test_a_copy_of_a_busy_thread_stands_where_its_checkpoints_stood(http: httpx.
     assert state(http, copy["thread_id"]) == latest
 
 
-@pytest.mark.requirement("threads.copy")
+@pytest.mark.requirement("threads.copy", "threads.copy_state")
 def test_a_copy_of_a_new_thread_is_a_new_thread(http: httpx.Client) -> None:
     thread = new_thread(http, metadata={"a": 1})
     copy = http.post(f"/threads/{thread}/copy", content=b"").json()
@@ -270,5 +270,10 @@ def test_a_prune_that_makes_no_sense_is_refused(http: httpx.Client, body: dict[s
 @pytest.mark.requirement("threads.prune_delete")
 def test_pruning_nothing_is_fine(http: httpx.Client) -> None:
     assert http.post("/threads/prune", json={"thread_ids": []}).json() == {"pruned_count": 0}
-    body = {"thread_ids": [UNKNOWN_ID], "strategy": None}
+    assert http.post("/threads/prune", json={"thread_ids": [str(uuid.uuid4())]}).json() == {"pruned_count": 0}
+
+
+@pytest.mark.requirement("system.nulls")
+def test_a_null_strategy_is_the_default(http: httpx.Client) -> None:
+    body = {"thread_ids": [str(uuid.uuid4())], "strategy": None}
     assert http.post("/threads/prune", json=body).json() == {"pruned_count": 0}

@@ -73,11 +73,11 @@ def test_a_bare_number_means_minutes(http: httpx.Client, thread: str) -> None:
         True,
         "5",
         [],
-        {},
-        {"ttl": 0},
+        pytest.param({}, marks=pytest.mark.requirement("threads.ttl_without_minutes")),
+        pytest.param({"ttl": 0}, marks=pytest.mark.requirement("threads.ttl_without_minutes")),
         {"ttl": None},
         {"ttl": 5, "strategy": "burn"},
-        {"strategy": "delete"},
+        pytest.param({"strategy": "delete"}, marks=pytest.mark.requirement("threads.ttl_without_minutes")),
     ],
 )
 def test_a_time_to_live_that_makes_no_sense_is_refused(http: httpx.Client, thread: str, ttl: Any) -> None:
@@ -226,7 +226,7 @@ def test_a_past_needs_a_graph(http: httpx.Client, metadata: dict[str, Any]) -> N
     assert http.post("/threads/count", json={}).json() == before
 
 
-@pytest.mark.requirement("threads.if_exists")
+@pytest.mark.requirement("threads.if_exists_past")
 def test_a_past_for_a_taken_id_changes_nothing(http: httpx.Client, thread: str) -> None:
     before = get_thread(http, thread)
     body = {"thread_id": thread, "metadata": {"graph_id": "steps"}, "supersteps": PAST}

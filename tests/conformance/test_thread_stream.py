@@ -70,7 +70,7 @@ def test_by_default_a_follower_gets_the_events_of_every_run_and_its_end(
     assert follower.events[len(first)].data == {"status": "run_done", "run_id": first[0].data["run_id"]}
 
 
-@pytest.mark.requirement("streams.thread_ids")
+@pytest.mark.requirement("streams.thread_ids", "streams.thread_resume")
 def test_every_event_has_an_id_that_grows_over_all_runs(server: Server, http: httpx.Client, thread: str) -> None:
     for resumable in (True, False, True, False):
         stream(http, thread, "steps", input={"count": 2}, stream_resumable=resumable, stream_mode=["values", "debug"])
@@ -131,15 +131,23 @@ def test_modes_can_be_combined_under_both_names_and_in_three_spellings(
 
 
 @pytest.mark.requirement("streams.thread_refusals")
-def test_unknown_modes_bad_ids_and_other_threads_are_refused(http: httpx.Client, thread: str) -> None:
-    for value in ("nope", "values", "run_modes,nope", '["nope"]', "[", '[["run_modes"]]', "\x00"):
-        for parameter in ("stream_mode", "stream_modes"):
-            refused(http.get(of(thread), params={parameter: value}), 422)
+def test_bad_ids_are_refused(http: httpx.Client, thread: str) -> None:
     for junk in ("junk", "1", "-2", "1-", "1-x", "9" * 30 + "-1", "1-" + "9" * 30):
         detail = refused(http.get(of(thread), headers={"Last-Event-ID": junk}), 422)
         assert detail == "Invalid last-event-id: must be a valid Redis stream ID"
-    refused(http.get(of(UNKNOWN_ID)), 404)
-    assert refused(http.get(of("nope")), 422) == "Invalid thread ID: must be a UUID"
+    refused(http.get(of("nope")), 422)
+
+
+@pytest.mark.requirement("streams.thread_unknown")
+def test_unknown_modes_and_other_threads_are_refused(server: Server, http: httpx.Client, thread: str) -> None:
+    def status(path: str, **params: str) -> int:
+        with http.stream("GET", path, params=params) as answer:
+            return answer.status_code
+
+    for value in ("nope", "values", "run_modes,nope", '["nope"]', "[", '[["run_modes"]]', "\x00"):
+        for parameter in ("stream_mode", "stream_modes"):
+            assert status(of(thread), **{parameter: value}) == 422
+    assert status(of(UNKNOWN_ID)) == 404
 
 
 # --- where to begin ---
@@ -183,7 +191,14 @@ def test_the_stream_outlives_its_runs_and_beats(server: Server, http: httpx.Clie
         headers = follower.response.headers
     assert headers["content-type"] == "text/event-stream; charset=utf-8"
     assert (headers["cache-control"], headers["x-accel-buffering"]) == ("no-store", "no")
-    assert headers["location"] == f"/threads/{thread}/stream?stream_mode=lifecycle,run_modes,state_update"
+
+
+@pytest.mark.requirement("streams.thread_location")
+def test_the_location_of_the_stream_names_its_modes(server: Server, thread: str) -> None:
+    with following(server.url, of(thread), stream_mode=EVERYTHING) as follower:
+        assert follower.response is not None
+        location = follower.response.headers["location"]
+    assert location == f"/threads/{thread}/stream?stream_mode=lifecycle,run_modes,state_update"
 
 
 @pytest.mark.requirement("streams.live_equals_replay")

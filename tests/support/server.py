@@ -28,6 +28,7 @@ class Elsewhere:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self.port = httpx.URL(url).port or 80
 
     def client(self, **headers: str) -> LangGraphClient:
         return get_client(url=self.url, headers=headers)
@@ -49,9 +50,8 @@ class Server(Elsewhere):
         port: int | None = None,
         **environment: str,
     ) -> None:
+        super().__init__(f"http://127.0.0.1:{port or free_port()}")
         self.part = part
-        self.port = port or free_port()
-        super().__init__(f"http://127.0.0.1:{self.port}")
         self._command = [sys.executable, "-m", "holdfast", part, "--config", str(config)]
         if part != "worker":
             self._command += ["--port", str(self.port)]

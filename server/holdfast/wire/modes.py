@@ -85,7 +85,7 @@ class Modes:
         self.uses_events = "events" in wanted
         self._subgraphs = subgraphs
         converters: dict[str, Callable[[str, Any], Iterator[Event]]] = {
-            "messages": self._message_tuple if is_tuple else self._messages,
+            "messages": self._message_tuple if is_tuple else self._whole_messages,
             "tasks": self._tasks,
             "checkpoints": self._checkpoints,
             "debug": self._debug,
@@ -141,19 +141,20 @@ class Modes:
         message, metadata = chunk
         yield "messages" + suffix, [message, self._metadata(metadata)]
 
-    def _messages(self, suffix: str, chunk: Any) -> Iterator[Event]:
+    def _whole_messages(self, _: str, chunk: Any) -> Iterator[Event]:
+        # Messages of subgraphs come under the same three names: clients look for exactly these.
         message, metadata = _local(chunk[0]), chunk[1]
         key = message["id"] if isinstance(message, dict) else message.id
         if key not in self._streamed:
             self._streamed[key] = None
-            yield f"messages/metadata{suffix}", {key: {"metadata": self._metadata(metadata)}}
+            yield "messages/metadata", {key: {"metadata": self._metadata(metadata)}}
         if not isinstance(message, BaseMessageChunk):
-            yield f"messages/complete{suffix}", [message]
+            yield "messages/complete", [message]
             return
         so_far = self._streamed[key]
         whole = message if so_far is None else so_far + message
         self._streamed[key] = whole
-        yield f"messages/partial{suffix}", [message_chunk_to_message(whole)]
+        yield "messages/partial", [message_chunk_to_message(whole)]
 
     def _tasks(self, suffix: str, payload: dict[str, Any]) -> Iterator[Event]:
         yield "tasks" + suffix, _task_event(payload)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -146,3 +146,10 @@ def _interrupt(interrupt: Interrupt) -> dict[str, Any]:
     if interrupt.response_schema is not None:
         shape["response_schema"] = interrupt.response_schema
     return shape
+
+
+def questions(interrupts: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """All that a thread asks, in the shape of streams and results: there `response_schema` is null if it is not set."""
+    return [
+        {**asked, "response_schema": asked.get("response_schema")} for task in interrupts.values() for asked in task
+    ]

@@ -17,7 +17,7 @@ from holdfast.rules.thread import MOST_MINUTES, Strategy, Ttl
 from holdfast.wire import codec
 from holdfast.wire.problems import Failure
 from holdfast.wire.runs import CommandBody, goto
-from holdfast.wire.state import Question
+from holdfast.wire.state import Question, questions
 from holdfast.wire.times import time
 
 Status = Literal["idle", "busy", "interrupted", "error"]
@@ -317,7 +317,7 @@ def storage_view(thread_id: UUID, rows: Sequence[Mapping[str, Any]]) -> dict[str
 
 def result_view(row: Mapping[str, Any]) -> bytes:
     """What `wait` and `join` answer for a thread: its values, and `__interrupt__` if it asks something."""
-    asked = [question for task in row["interrupts"].values() for question in task]
+    asked = questions(row["interrupts"])
     values: bytes = row["values"]
     if not asked:
         return values

@@ -9,7 +9,7 @@ from langgraph.types import StateSnapshot
 
 from holdfast.db.threads import Outcome
 from holdfast.wire import codec
-from holdfast.wire.state import interrupts_by_task
+from holdfast.wire.state import interrupts_by_task, questions
 
 MOST_ELEMENTS = 10_000
 """A longer list is one value: it is data rather than a record that grows by a turn, and so is a list of numbers."""
@@ -57,7 +57,7 @@ def result_json(outcome: Outcome, error: Mapping[str, str] | None) -> bytes:
     if error is not None:
         return codec.dumps({"__error__": error})
     parts = [codec.dumps(channel) + b":" + _joined(value) for channel, value in outcome.values.items()]
-    if asked := [question for task in outcome.interrupts.values() for question in task]:
+    if asked := questions(outcome.interrupts):
         parts.append(b'"__interrupt__":' + codec.dumps(asked))
     return b"{" + b",".join(parts) + b"}"
 
