@@ -130,10 +130,10 @@ def test_what_will_not_fire_has_no_next_date(http: httpx.Client) -> None:
 @pytest.mark.requirement("crons.refused")
 @pytest.mark.parametrize("schedule", ["nope", "* * * *", "* * * * * *", "99 * * * *", "0 0 31 2 *", "@daily", ""])
 async def test_a_bad_schedule_is_refused_with_advice(sdk: LangGraphClient, http: httpx.Client, schedule: str) -> None:
-    with pytest.raises(UnprocessableEntityError, match="(?i)schedule"):
+    with pytest.raises(UnprocessableEntityError, match=r"(?i)schedule"):
         await sdk.crons.create("steps", schedule=schedule)
     cron = new_cron(http)
-    with pytest.raises(UnprocessableEntityError, match="(?i)schedule"):
+    with pytest.raises(UnprocessableEntityError, match=r"(?i)schedule"):
         await sdk.crons.update(cron["cron_id"], schedule=schedule)
     assert shown(http, cron) == cron
 
