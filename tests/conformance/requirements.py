@@ -3,6 +3,11 @@
 A row lives in `requirements/<resource>.toml`; a test names the rows it shows with `@pytest.mark.requirement("id")`,
 and `test_requirements.py` holds the two equal. A row with `divergence` says where the official server does something
 else, and why we do not follow.
+
+At the official server, whose project has to be `tests/support/project`, tests of such rows are expected to fail:
+
+    langgraph dev --no-browser --no-reload --port 2998 --n-jobs-per-worker 10
+    BASE_URL=http://127.0.0.1:2998 make conformance
 """
 
 from __future__ import annotations
