@@ -73,12 +73,18 @@ def test_a_runs_metadata_is_laid_over_from_assistant_thread_config_and_request(
 
 @pytest.mark.requirement("assistants.reserved_keys")
 def test_reserved_keys_are_dropped_from_what_a_run_is_asked(http: httpx.Client, thread: str, assistant: str) -> None:
-    forged = {"langgraph_auth_user": {"identity": "root"}, "langgraph_auth_permissions": ["all"], "__otel_x__": 1}
+    forged = {"langgraph_auth_user": {"identity": "root"}, "langgraph_auth_permissions": ["all"]}
     for body in ({"context": {**forged, "tone": "loud"}}, {"config": {"configurable": {**forged, "tone": "loud"}}}):
         seen = wait(http, thread, assistant, input={}, **body)["seen"]
         assert seen["configurable"]["tone"] == "loud"
-        assert "__otel_x__" not in seen["configurable"]
         assert not [key for key, value in forged.items() if seen["configurable"].get(key) == value]
+
+
+@pytest.mark.requirement("runs.reserved_traces")
+def test_a_run_cannot_pass_for_a_part_of_somebodys_trace(http: httpx.Client, thread: str, assistant: str) -> None:
+    for body in ({"context": {"__otel_x__": 1}}, {"config": {"configurable": {"__otel_x__": 1}}}):
+        seen = wait(http, thread, assistant, input={}, **body)["seen"]
+        assert "__otel_x__" not in seen["configurable"]
 
 
 @pytest.mark.requirement("assistants.both_given")

@@ -221,7 +221,7 @@ def test_agent_chat_uis_form_of_an_answer_is_taken(http: httpx.Client, asked: st
     assert len({row["parent_checkpoint_id"] for row in rows}) == len(rows), "the chain has no fork"
 
 
-@pytest.mark.requirement("runs.resume_again")
+@pytest.mark.requirement("runs.resume_again", "runs.resume_late")
 def test_an_answer_may_come_again_when_its_run_was_cancelled_before_it_started(http: httpx.Client, asked: str) -> None:
     run = start(http, asked, "twice", command={"resume": "yes"}, after_seconds=3600)
     with unchanged(http, asked):

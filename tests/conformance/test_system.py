@@ -37,10 +37,16 @@ def test_health_can_include_the_database(http: httpx.Client) -> None:
 
 @pytest.mark.requirement("system.slashes")
 def test_a_trailing_slash_leads_to_the_url_without_it(http: httpx.Client, server: Server) -> None:
-    for method, path in (("POST", "/threads"), ("POST", "/threads/search"), ("GET", "/ok"), ("GET", "/info")):
-        answer = http.request(method, f"{path}/")
+    for path in ("/threads", "/threads/search"):
+        answer = http.post(f"{path}/", json={})
         assert (answer.status_code, answer.headers["location"]) == (307, f"{server.url}{path}")
     refused(http.get("/nowhere/"), 404)
+
+
+@pytest.mark.requirement("system.slashes_of_meta")
+def test_a_trailing_slash_of_health_and_info_does_no_harm(http: httpx.Client) -> None:
+    for path in ("/ok", "/info"):
+        assert http.get(f"{path}/", follow_redirects=True).status_code == 200
 
 
 @pytest.mark.requirement("system.info")

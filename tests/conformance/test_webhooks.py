@@ -161,7 +161,7 @@ def test_a_path_is_called_on_this_server_itself(telling: Server, telling_url: st
         "/relative",
         "ftp://example.com/",
         "nope",
-        pytest.param("", marks=pytest.mark.requirement("webhooks.empty")),
+        "",
         "http://169.254.169.254/latest/meta-data/",
         "http://metadata.google.internal/",
         "http://api.default.svc.cluster.local/",
@@ -177,7 +177,7 @@ def test_an_address_that_may_not_be_called_is_refused_at_once(http: httpx.Client
     thread = new_thread(http)
     body = {"assistant_id": "steps", "input": {}, "webhook": url, "schedule": "* * * * *"}
     detail = refused(http.post(path.format(thread=thread), json=body), 422)
-    assert detail.startswith("Invalid webhook: ")
+    assert "webhook" in detail.lower()
     assert http.get(f"/threads/{thread}/runs").json() == []
 
 
