@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv
 
-.PHONY: serve test check clients durability schemathesis bench clean
+.PHONY: serve test check conformance clients durability schemathesis bench clean
 
 serve: .venv/ready
 	@exec $(BIN)/holdfast serve
@@ -17,6 +17,10 @@ check: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/vulture
+
+# At our own server; with BASE_URL=http://localhost:2024 at any other, for example `langgraph dev`.
+conformance: .venv/ready
+	$(BIN)/python -m pytest tests/conformance
 
 clients: .venv/ready tests/clients/node_modules
 	@command -v chromium >/dev/null || (apt-get update -q && apt-get install -q -y chromium)
