@@ -18,7 +18,7 @@ check: .venv/ready
 	$(BIN)/lint-imports
 	$(BIN)/vulture
 
-# BASE_URL=... asks another server that serves tests/support/project, the official one for instance.
+# At our own server; with BASE_URL=http://localhost:2024 at any other, for example `langgraph dev`.
 conformance: .venv/ready
 	$(BIN)/python -m pytest tests/conformance
 

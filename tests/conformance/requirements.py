@@ -4,10 +4,15 @@ A row lives in `requirements/<resource>.toml`; a test names the rows it shows wi
 and `test_requirements.py` holds the two equal. A row with `divergence` says where the official server does something
 else, and why we do not follow.
 
-At the official server, whose project has to be `tests/support/project`, tests of such rows are expected to fail:
+The same tests ask any other server: `BASE_URL=http://localhost:2024 make conformance`. Tests that start servers of
+their own are left out then, and at the official server rows with a divergence are expected to fail. Its development
+server serves what the tests need like this (a fresh one for every run, because what it is asked stays in its memory):
 
-    langgraph dev --no-browser --no-reload --port 2998 --n-jobs-per-worker 10
-    BASE_URL=http://127.0.0.1:2998 make conformance
+    cp -r tests/support/project /tmp/project && cd /tmp/project
+    langgraph dev --no-browser --no-reload --n-jobs-per-worker 10
+
+What can only be seen with another langgraph.json (auth, http, webhooks, store sections) or over minutes (crons that
+fire) is asked of our own server alone; its rows say what the contract observed.
 """
 
 from __future__ import annotations
