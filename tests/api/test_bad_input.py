@@ -217,6 +217,7 @@ def _resident_bytes(pid: int) -> int:
     return int(line.split()[1]) * 1024
 
 
+@pytest.mark.requirement("conventions.too_large")
 @pytest.mark.parametrize("announced", [True, False])
 @pytest.mark.parametrize("path", ["/threads", "/threads/{thread}/runs/wait", "/runs/stream"])
 def test_fifty_megabytes_are_refused_and_never_held(
