@@ -14,6 +14,7 @@ from uuid import UUID
 from zlib import crc32
 
 import schemathesis
+from schemathesis.generation.meta import TestPhase
 
 GRAPHS = ("echo", "steps", "approve", "mirror", "nested", "failing")
 """Graphs that are quick whatever they are given."""
@@ -31,7 +32,7 @@ STOPPING = {("DELETE", _RUN), ("POST", f"{_RUN}/cancel")}
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
     """Let a case reach further, and come back from there."""
-    _place(case.method, case.operation.path, case.path_parameters or {})
+    _place(case.method, case.operation.path, case.path_parameters or {}, linked=_is_linked(case))
     for body in case.body if isinstance(case.body, list) else [case.body]:
         if isinstance(body, dict):
             _settle(body)
@@ -39,9 +40,14 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
                 body["status"] = "running"  # others are to cancel those that wait
 
 
-def _place(method: str, path: str, ids: dict[str, Any]) -> None:
+def _is_linked(case: Any) -> bool:
+    """One of a sequence of requests, about what an earlier one made."""
+    return case.meta is not None and case.meta.phase.name == TestPhase.STATEFUL
+
+
+def _place(method: str, path: str, ids: dict[str, Any], *, linked: bool) -> None:
     for name, value in ids.items():
-        ids[name] = _real(name, value)
+        ids[name] = value if linked else _real(name, value)
     if path == "/threads/{thread_id}/stream":
         ids["thread_id"] = NOBODY  # a real one's stream has no end
     elif "run_id" in ids and ids.get("thread_id") in THREADS:
