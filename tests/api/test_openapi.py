@@ -131,11 +131,13 @@ def references(node: Any) -> Iterator[str]:
             yield from references(value)
 
 
+@pytest.mark.requirement("openapi.valid")
 def test_it_is_valid_openapi(document: Document) -> None:
     assert document["openapi"].startswith("3.1")
     assert [str(error) for error in OpenAPIV31SpecValidator(document).iter_errors()] == []
 
 
+@pytest.mark.requirement("openapi.operations")
 def test_it_lists_what_is_served_and_nothing_else(document: Document) -> None:
     served = {
         f"{method} {route.path}"
@@ -149,12 +151,14 @@ def test_it_lists_what_is_served_and_nothing_else(document: Document) -> None:
     } == UNDOCUMENTED
 
 
+@pytest.mark.requirement("openapi.operations")
 def test_it_lists_all_that_the_official_server_does(document: Document) -> None:
     official = set(OFFICIAL.split("\n")) - {""}
     assert len(official) == 62
     assert official - {name for name, _ in operations(document)} == {"GET /docs"}
 
 
+@pytest.mark.requirement("openapi.valid")
 def test_every_reference_leads_somewhere_and_every_component_is_used(document: Document) -> None:
     for reference in set(references(document)):
         assert found(document, {"$ref": reference})
@@ -169,6 +173,7 @@ def test_nothing_of_the_framework_shows(document: Document) -> None:
     assert "ValidationError" not in text
 
 
+@pytest.mark.requirement("openapi.valid")
 def test_every_operation_has_a_name_a_summary_and_a_described_resource(document: Document) -> None:
     described = {tag["name"] for tag in document["tags"] if tag["description"]}
     ids = [operation["operationId"] for _, operation in operations(document)]
@@ -181,6 +186,7 @@ def test_every_operation_has_a_name_a_summary_and_a_described_resource(document:
     assert {operation["tags"][0] for _, operation in operations(document)} == described
 
 
+@pytest.mark.requirement("openapi.answers")
 def test_every_operation_says_what_it_answers(document: Document) -> None:
     for name, operation in operations(document):
         answers = {int(status): found(document, response) for status, response in operation["responses"].items()}
@@ -192,6 +198,7 @@ def test_every_operation_says_what_it_answers(document: Document) -> None:
                 assert media["schema"], (name, status)
 
 
+@pytest.mark.requirement("openapi.errors")
 def test_every_operation_says_what_it_refuses(document: Document) -> None:
     for name, operation in operations(document):
         refused = {int(status) for status in operation["responses"] if int(status) >= 400}
@@ -206,6 +213,7 @@ def test_every_operation_says_what_it_refuses(document: Document) -> None:
             assert 422 in refused, name
 
 
+@pytest.mark.requirement("openapi.errors")
 def test_errors_have_one_shape_but_for_health_and_json_rpc(document: Document) -> None:
     other = set()
     for name, operation in operations(document):
@@ -227,6 +235,7 @@ def test_every_parameter_is_described(document: Document) -> None:
             assert obvious or parameter.get("description"), (name, parameter["name"])
 
 
+@pytest.mark.requirement("openapi.examples")
 def test_every_body_has_an_example_that_fits_the_served_graphs(document: Document) -> None:
     for name, operation in operations(document):
         if "requestBody" in operation:
@@ -247,6 +256,7 @@ def test_keys_are_asked_for_where_there_are_keys(document: Document) -> None:
         assert (operation.get("security") == []) == (operation["tags"] == ["System"]), name
 
 
+@pytest.mark.requirement("openapi.own_application")
 def test_schemas_of_the_projects_own_application_stay_apart(document: Document) -> None:
     own = {"type": "object", "properties": {"price": {"type": "number"}}}
     cup = {"type": "object", "properties": {"of": {"$ref": "#/components/schemas/Item"}}}

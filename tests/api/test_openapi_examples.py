@@ -78,6 +78,7 @@ def trials(document: Document) -> Iterator[tuple[str, str, Document, Any, dict[s
                     yield method, path, operation, body, query
 
 
+@pytest.mark.requirement("openapi.examples", "openapi.answers")
 def test_every_example_is_carried_out_and_answered_as_the_document_says(
     http: httpx.Client, document: Document, ids: dict[str, str]
 ) -> None:
@@ -95,6 +96,7 @@ def a_run_that_waits(http: httpx.Client) -> dict[str, str]:
     return {"thread_id": thread, "run_id": start(http, thread, "steps", after_seconds=60)}
 
 
+@pytest.mark.requirement("openapi.answers")
 def test_a_whole_row_has_all_fields_that_the_document_requires(
     http: httpx.Client, document: Document, ids: dict[str, str]
 ) -> None:
@@ -111,6 +113,7 @@ def test_a_whole_row_has_all_fields_that_the_document_requires(
             assert differences(document, {"$ref": f"#/components/schemas/{name}"}, row) == [], name
 
 
+@pytest.mark.requirement("openapi.answers")
 def test_every_event_of_a_stream_is_as_the_document_says(http: httpx.Client, document: Document, thread: str) -> None:
     operation = document["paths"]["/threads/{thread_id}/runs/stream"]["post"]
     [body] = examples(document, operation)

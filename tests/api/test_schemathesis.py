@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.fuzz.campaign import campaign
 from tests.support.postgres import Cluster
 
 
+@pytest.mark.requirement("openapi.answers", "openapi.errors")
 def test_what_comes_back_is_as_the_document_says(cluster: Cluster) -> None:
     outcome = campaign(cluster, "--phases=examples,fuzzing", "--max-examples=6")
     assert not outcome.failed, outcome.report
