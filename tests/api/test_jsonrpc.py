@@ -236,3 +236,18 @@ def test_an_answer_that_takes_a_while_breaks_off_when_the_server_stops(cluster: 
             assert going.stop() == 0
             with pytest.raises(httpx.RemoteProtocolError):
                 list(beats)
+
+
+@pytest.mark.parametrize("path", ["/a2a/echo", "/a2a/nonsense", "/mcp"])
+def test_an_answer_repeats_no_id_that_cannot_be_one(http: httpx.Client, path: str) -> None:
+    for wrong in ([1], {"a": 1}, True, 1.5):
+        answer = http.post(
+            path, json={"jsonrpc": "2.0", "id": wrong, "method": "GetTask", "params": {"id": "x"}}
+        ).json()
+        assert answer["id"] is None, (wrong, answer)
+        assert "error" in answer
+    for right in (7, "seven"):
+        answer = http.post(
+            path, json={"jsonrpc": "2.0", "id": right, "method": "GetTask", "params": {"id": "x"}}
+        ).json()
+        assert answer["id"] == right

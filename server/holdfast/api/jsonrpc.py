@@ -71,9 +71,10 @@ async def described(with_: Services, graph_id: str) -> Mapping[str, Any]:
 
 
 def refusal(code: int, message: str, request_id: Any = None, *, status: int = 200) -> Response:
-    """A JSON-RPC error."""
+    """A JSON-RPC error; what cannot be a request's id is not repeated."""
+    known_id = request_id if type(request_id) in (int, str) else None
     error = {"code": code, "message": message}
-    return Json({"jsonrpc": "2.0", "id": request_id, "error": error}, status_code=status)
+    return Json({"jsonrpc": "2.0", "id": known_id, "error": error}, status_code=status)
 
 
 def handed_on(request: Request, body: Any) -> Request:
