@@ -26,7 +26,9 @@ clients: .venv/ready tests/clients/node_modules
 	@command -v chromium >/dev/null || (apt-get update -q && apt-get install -q -y chromium)
 	$(BIN)/python -m tests.clients
 
+# GOALS="R1 R7" plays only those.
 durability: .venv/ready
+	$(BIN)/python -m tests.durability $(GOALS)
 	$(BIN)/python -m tests.durability.kill_rounds
 	$(BIN)/python -m tests.durability.takeover
 	$(BIN)/python -m tests.durability.drain

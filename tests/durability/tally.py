@@ -29,6 +29,14 @@ class Tally:
     def timed(self, name: str, seconds: float) -> None:
         self._seconds.setdefault(name, []).append(seconds)
 
+    def counted(self, name: str) -> int:
+        """What a count has come to."""
+        return self._counts[name]
+
+    def found(self, name: str) -> list[str]:
+        """What a judgement has found."""
+        return self._faults.get(name, [])
+
     @property
     def failures(self) -> list[str]:
         return [f"{name}: {found}" for name, every in self._faults.items() for found in every]

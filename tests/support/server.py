@@ -48,18 +48,23 @@ class Server(Elsewhere):
         data_dir: Path | None = None,
         part: str = "serve",
         port: int | None = None,
+        planted: str = "",
         **environment: str,
     ) -> None:
+        """`planted`: faults of `tests/durability/planted.py` that this server is to have."""
         super().__init__(f"http://127.0.0.1:{port or free_port()}")
         self.part = part
-        self._command = [sys.executable, "-m", "holdfast", part, "--config", str(config)]
+        program = ["tests.durability.planted", planted] if planted else ["holdfast"]
+        self._command = [sys.executable, "-m", *program, part, "--config", str(config)]
         if part != "worker":
             self._command += ["--port", str(self.port)]
         if database_url:
             self._command += ["--database-url", database_url]
         if data_dir:
             self._command += ["--data-dir", str(data_dir)]
-        self._environment = {**os.environ, "PYTHONPATH": str(ROOT / "server"), **environment}
+        # Beside the tests lies a directory named `server`, which no project should find.
+        path = [str(ROOT / "server"), *([str(ROOT)] if planted else [])]
+        self._environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), **environment}
         self._environment.pop("OPENAI_API_KEY", None)
         if not database_url:
             # A data directory asks for the embedded Postgres, whatever this machine offers.

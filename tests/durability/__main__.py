@@ -1,0 +1,35 @@
+"""Play the durability goals; the exit status says whether all of them are met.
+
+python -m tests.durability [R1 R3 ...] [--rounds N] [--seed S] [--no-controls]
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+
+from tests.durability.goals import Goal, played
+from tests.durability.tally import say
+
+GOALS: tuple[Goal, ...] = ()
+"""In the order of docs/durability.md."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("goals", nargs="*", metavar="GOAL", help=", ".join(goal.id for goal in GOALS))
+    parser.add_argument("--rounds", type=int, help="instead of each goal's own number")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
+    parser.add_argument("--no-controls", action="store_true", help="without the planted faults that have to be found")
+    given = parser.parse_args()
+    by_id = {goal.id: goal for goal in GOALS}
+    problems = []
+    for name in given.goals or by_id:
+        problems += played(by_id[name], rounds=given.rounds, seed=given.seed, controls=not given.no_controls)
+    for problem in problems:
+        say(f"NOT MET {problem}")
+    raise SystemExit(1 if problems else 0)
+
+
+if __name__ == "__main__":
+    main()

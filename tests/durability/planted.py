@@ -1,0 +1,53 @@
+"""A Holdfast with a fault planted in it: what a proof has to notice, or it proves nothing.
+
+    python -m tests.durability.planted FAULT[,FAULT] serve --config ...
+
+The product has no switch for any of this. The faults are planted from here, into the process's own copy of the code,
+before the command line runs.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+
+from holdfast.__main__ import main
+from holdfast.db import admission, pool, sql
+
+
+def no_fence() -> None:
+    """Every write counts, whoever holds the run by now."""
+    token = re.compile(r" AND (fencing_token|edit_token) = %\((fence_token|token)\)s| AND status = 'running'")
+    for stem, verbs in {"checkpoints": ("run_fence",), "runs": ("end",), "events": ("append",)}.items():
+        named = sql.statements(stem)
+        for verb in verbs:
+            named[verb] = token.sub("", named[verb])
+
+
+def no_binding() -> None:
+    """An answer is taken for whatever is asked when its turn comes, as often as it is sent."""
+    admission.verify_binding = lambda *_: None
+    named = sql.statements("runs")
+    named["bind_answers"] = "SELECT unnest(%(interrupt_ids)s::text[]) AS interrupt_id"
+
+
+def no_save_retry() -> None:
+    """A save that loses its connection is lost."""
+
+    async def once(self: pool.Database, work: Callable[[], object], *, for_seconds: float) -> object:
+        return await work()
+
+    pool.Database.retrying = once
+
+
+FAULTS: dict[str, Callable[[], None]] = {
+    "no-fence": no_fence,
+    "no-binding": no_binding,
+    "no-save-retry": no_save_retry,
+}
+
+if __name__ == "__main__":
+    for fault in sys.argv.pop(1).split(","):
+        FAULTS[fault]()
+    main()
