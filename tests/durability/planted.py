@@ -35,7 +35,7 @@ def no_binding() -> None:
 def no_save_retry() -> None:
     """A save that loses its connection is lost."""
 
-    async def once(self: pool.Database, work: Callable[[], object], *, for_seconds: float) -> object:
+    async def once(self: pool.Database, work: Callable[[], object], **_: object) -> object:
         return await work()
 
     pool.Database.retrying = once
