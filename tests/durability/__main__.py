@@ -9,9 +9,10 @@ import argparse
 import random
 
 from tests.durability.goals import Goal, played
+from tests.durability.lost_connections import STALLED, TERMINATED, UNANSWERED
 from tests.durability.tally import say
 
-GOALS: tuple[Goal, ...] = ()
+GOALS: tuple[Goal, ...] = (TERMINATED, STALLED, UNANSWERED)
 """In the order of docs/durability.md."""
 
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 
 from holdfast.__main__ import main
-from holdfast.db import admission, pool, sql
+from holdfast.db import admission, commits, pool, sql
 
 
 def no_fence() -> None:
@@ -41,10 +41,20 @@ def no_save_retry() -> None:
     pool.Database.retrying = once
 
 
+def commits_repeated_blindly() -> None:
+    """A transaction whose commit was not answered counts as undone, and is done again."""
+
+    async def undone(*_: object) -> str:
+        return "undone"
+
+    commits.ask = undone
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "no-fence": no_fence,
     "no-binding": no_binding,
     "no-save-retry": no_save_retry,
+    "commits-repeated-blindly": commits_repeated_blindly,
 }
 
 if __name__ == "__main__":
