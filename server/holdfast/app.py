@@ -342,7 +342,8 @@ async def _start_worker(
         sessions=sessions,
         reports=Reports(
             dead=lambda dead: _from_thread(loop, worker.dead_workers, dead),
-            lost=lambda: _from_thread(loop, worker.lease_lost),
+            lost=lambda: _from_thread(loop, worker.check_claims),
+            back=lambda: _from_thread(loop, worker.check_claims),
         ),
     )
     await asyncio.to_thread(liveness.start)

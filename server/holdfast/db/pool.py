@@ -191,7 +191,8 @@ class Database:
             try:
                 return await work()
             except DatabaseUnavailable as error:
-                if time.monotonic() >= deadline or (unless is not None and isinstance(error, unless)):
+                hopeless = self._pool.closed or (unless is not None and isinstance(error, unless))
+                if hopeless or time.monotonic() >= deadline:
                     raise
                 await asyncio.sleep(pause * (0.5 + random.random()))  # noqa: S311 - jitter
                 pause = min(pause * 2, 1.0)

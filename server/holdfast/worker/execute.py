@@ -101,12 +101,12 @@ class Execution:
 
     async def run(self) -> None:
         """Execute to the end; raises nothing that belongs to the run."""
-        await self._journal.resume_numbering()
-        metadata = {"run_id": str(self.claim.run_id), "attempt": self.claim.attempt}
-        self._journal.emit("metadata", codec.dumps(metadata))
         result: bytes | None = None
         over = False
         try:
+            await self._journal.resume_numbering()
+            metadata = {"run_id": str(self.claim.run_id), "attempt": self.claim.attempt}
+            self._journal.emit("metadata", codec.dumps(metadata))
             end = await self._end_of(await self._perform())
             if end is not None:
                 end = await self._recorded(end)
@@ -115,8 +115,9 @@ class Execution:
                 result = _result(end)
         except FenceLost:
             logger.warning("run %s belongs to a newer claim; this attempt ends", self.claim.run_id)
-        except DatabaseError:
-            logger.exception("run %s could not be ended; it stays claimed until it is reconciled", self.claim.run_id)
+        except DatabaseError as error:
+            logger.warning("run %s could not be ended: %s", self.claim.run_id, error, exc_info=error)
+            await self._given_up()
         finally:
             self._shop.events.close_tape(self.claim.run_id, self.claim.thread_id, result, over=over)
 
@@ -203,6 +204,12 @@ class Execution:
         if await self._shop.runs.hand_back(self.claim):
             logger.info("run %s was handed back", self.claim.run_id)
             self._shop.bell.ring("run", self.claim.run_id)
+
+    async def _given_up(self) -> None:
+        try:
+            await self._hand_back()
+        except (DatabaseError, FenceLost):
+            logger.warning("run %s stays claimed until it is reconciled", self.claim.run_id, exc_info=True)
 
     async def _left_behind(self, error: Mapping[str, str], *, failed: bool) -> Outcome | None:
         """The thread's state after a run that broke off; None where it cannot be read."""
