@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from holdfast.__main__ import main
 from holdfast.db import admission, commits, pool, sql
@@ -50,10 +51,22 @@ def commits_repeated_blindly() -> None:
     commits.ask = undone
 
 
+def no_sync_commit() -> None:
+    """Postgres says "committed" before it has written anything down."""
+    configure = pool._configure
+
+    async def careless(conn: Any) -> None:
+        await configure(conn)
+        await conn.execute("SET synchronous_commit = off")
+
+    pool._configure = careless
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "no-fence": no_fence,
     "no-binding": no_binding,
     "no-save-retry": no_save_retry,
+    "no-sync-commit": no_sync_commit,
     "commits-repeated-blindly": commits_repeated_blindly,
 }
 
