@@ -44,7 +44,7 @@ from holdfast.wire.modes import Modes
 from holdfast.wire.runs import RunKwargs
 from holdfast.worker.graphs import Graph, Graphs
 from holdfast.worker.journal import Journal
-from holdfast.worker.outcome import finished_outcome, outcome_of, pending_ids, result_json
+from holdfast.worker.outcome import finished_outcome, has_open_tasks, outcome_of, pending_ids, result_json
 from holdfast.worker.webhooks import Courier
 
 logger = logging.getLogger(__name__)
@@ -277,7 +277,7 @@ class Execution:
         metadata = snapshot.metadata or {}
         return Standing(
             written_by_this_run=metadata.get("run_id") == str(self.claim.run_id),
-            open_tasks=any(task.result is None and not task.interrupts for task in snapshot.tasks),
+            open_tasks=has_open_tasks(snapshot),
             at_breakpoint=await self._at_breakpoint(graph, snapshot),
             command_saved=self.claim.command_saved,
         )
