@@ -220,6 +220,7 @@ def background(talk: Talk) -> None:
 def submitted(talk: Talk) -> None:
     """A walk, and nobody waits for it."""
     talk.start(talk.thread(), "walk", effects=COUNT, input={"count": COUNT, "pause": PAUSE, "done": []})
+    time.sleep(2 * PAUSE)  # No more than the server can do.
 
 
 def bulky(talk: Talk) -> None:
