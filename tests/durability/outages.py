@@ -56,10 +56,22 @@ class Stoppable:
         self._cluster = directory / "postgres"
         self.url = self._postgres.start_sync()
 
-    @property
-    def is_up(self) -> bool:
-        found = PidFile.read(self._cluster)
-        return found is not None and found.ready and _exists(found.pid)
+    def revive(self) -> bool:
+        """What an operator does when it is said to be down: whether it had died."""
+        died = False
+
+        def is_back() -> bool:
+            nonlocal died
+            found = PidFile.read(self._cluster)
+            if found is None or not _exists(found.pid):
+                died = True
+                self.start()
+            with suppress(psycopg.OperationalError), psycopg.connect(self.url, connect_timeout=2):
+                return True
+            return False
+
+        until(is_back, "Postgres is back", 60.0)
+        return died
 
     def stop_at_once(self) -> None:
         """As `pg_ctl -m immediate stop`: no checkpoint, no goodbye."""
@@ -286,14 +298,11 @@ def _fill(
             if log_too:
                 _write_log(url)
             time.sleep(0.2)
-        died = not postgres.is_up
-        tally.count("times that Postgres died of it", died)
         with ThreadPoolExecutor() as pool:
             list(pool.map(lambda _: _submit_bulk(traffic), range(SUBMITS)))
         ballast.unlink()
         room = time.monotonic()
-        if died:
-            postgres.start()
+        tally.count("times that Postgres died of it", postgres.revive())
         _healed(tally, probe.first_after(room) - room, HEALS_WITHIN_OF_SPACE)
         tally.count("full disks")
     traffic.judge()
