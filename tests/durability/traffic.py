@@ -67,8 +67,6 @@ class Traffic:
     chance: random.Random
     waits: bool = False
     acknowledged: list[Acknowledged] = field(default_factory=list)
-    last_answer: float = 0.0
-    """When the last request was answered that had to be (monotonic)."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _over: threading.Event = field(default_factory=threading.Event)
 
@@ -167,7 +165,6 @@ class Talk:
                 continue
             self.traffic.note(lambda tally: tally.count("answers"))
             if answer.status_code == expected:
-                self.traffic.last_answer = time.monotonic()
                 return answer
             again = answer.status_code == 503 and "retry-after" in answer.headers
             if again and self.traffic.waits and time.monotonic() < deadline:
