@@ -9,6 +9,12 @@ CREATE FUNCTION holdfast.now() RETURNS timestamptz
 
 CREATE SEQUENCE holdfast.fencing_token;
 
+-- Emptied by every crash of Postgres, because it is not logged: whoever finds it empty gives the database a new name.
+CREATE UNLOGGED TABLE holdfast.incarnation (
+    name uuid NOT NULL DEFAULT gen_random_uuid(),
+    single boolean PRIMARY KEY DEFAULT true CHECK (single)
+);
+
 -- One row per live process. has_lock: it holds the session advisory lock lock_key, which dies with it.
 CREATE TABLE holdfast.workers (
     worker_id uuid PRIMARY KEY,

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -25,7 +26,7 @@ import uuid_utils.compat as uuids
 from langgraph.store.base import BaseStore
 from starlette.types import ASGIApp
 
-from holdfast.api.application import create_app, serving
+from holdfast.api.application import create_app, not_ready, serving
 from holdfast.api.auth import Gate, KeyGate
 from holdfast.api.crons import fire
 from holdfast.api.customapp import CustomApp
@@ -43,6 +44,7 @@ from holdfast.db.idempotency import IdempotencyKeys
 from holdfast.db.liveness import Liveness, Reports
 from holdfast.db.migrate import migrate
 from holdfast.db.pool import Database
+from holdfast.db.presence import wait_for
 from holdfast.db.runs import Runs
 from holdfast.db.store import PooledStore
 from holdfast.db.threads import Threads
@@ -99,7 +101,7 @@ async def run(settings: Settings, part: Part, announce: Callable[[str, str, str 
     listener = listen(settings) if part != "worker" else None
     prefix = _mount_prefix(settings, project)
     base_url = own_url(settings, listener) + prefix
-    async with _assembled(settings, project, part, base_url) as (running, database_url):
+    async with _assembled(settings, project, part, base_url, listener) as (running, database_url):
         stop = signals()
         server = Server(running.http, listener) if listener else None
         answering = asyncio.create_task(server.serve(), name="http") if server else None
@@ -151,7 +153,7 @@ class _Parts:
 
 @asynccontextmanager
 async def _assembled(
-    settings: Settings, project: Project, part: Part, base_url: str
+    settings: Settings, project: Project, part: Part, base_url: str, listener: socket.socket | None
 ) -> AsyncIterator[tuple[Running, str]]:
     async with AsyncExitStack() as stack:
         post = _post(settings, project, base_url)
@@ -159,7 +161,9 @@ async def _assembled(
         failed = asyncio.Event()
         tasks = Tasks(failed)
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(settings.slots + 8, "holdfast-sync"))
-        graphs, (url, listen_url) = await asyncio.gather(Graphs.load(project), _database_url(settings, stack, tasks))
+        graphs, (url, listen_url) = await asyncio.gather(
+            Graphs.load(project), _database_url(settings, stack, tasks, listener)
+        )
         gate, custom = await _own_code(settings, project, graphs, part, stack)
         await migrate(listen_url or url, vector_dims=project.vector_dims)
         parts = await _parts(settings, project, graphs, post, url, listen_url, stack)
@@ -338,7 +342,8 @@ async def _start_worker(
         sessions=sessions,
         reports=Reports(
             dead=lambda dead: _from_thread(loop, worker.dead_workers, dead),
-            lost=lambda: _from_thread(loop, worker.lease_lost),
+            lost=lambda: _from_thread(loop, worker.check_claims),
+            back=lambda: _from_thread(loop, worker.check_claims),
         ),
     )
     await asyncio.to_thread(liveness.start)
@@ -351,13 +356,32 @@ def _from_thread(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *ar
         loop.call_soon_threadsafe(call, *args)
 
 
+def _answer_meanwhile(listener: socket.socket | None, meanwhile: AsyncExitStack) -> None:
+    """Say that we are here and not ready, until the database is."""
+    if listener is None:
+        return
+    server = Server(not_ready, listener.dup())
+    answering = asyncio.create_task(server.serve(), name="http-not-ready")
+
+    async def stop() -> None:
+        server.should_exit = True
+        await answering
+
+    meanwhile.push_async_callback(stop)
+
+
 def _default_ttl(section: ThreadTtl) -> Ttl | None:
     return Ttl(section.default_ttl, section.strategy) if section.default_ttl else None
 
 
-async def _database_url(settings: Settings, stack: AsyncExitStack, tasks: Tasks) -> tuple[str, str | None]:
-    """The pool's URL, and the one for LISTEN and session locks if there are sessions."""
+async def _database_url(
+    settings: Settings, stack: AsyncExitStack, tasks: Tasks, listener: socket.socket | None
+) -> tuple[str, str | None]:
+    """The pool's URL, and the one for LISTEN and session locks if there are sessions; the database is there then."""
     if settings.database_url is not None:
+        async with AsyncExitStack() as meanwhile:
+            for url in dict.fromkeys((settings.listen_url or settings.database_url, settings.database_url)):
+                await wait_for(url, partial(_answer_meanwhile, listener, meanwhile))
         return settings.database_url, settings.listen_url
     postgres = EmbeddedPostgres(settings.data_dir)
     url = await postgres.start()

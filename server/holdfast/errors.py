@@ -6,6 +6,7 @@
     ├── SettingsError           the environment asks for something that cannot be
     ├── DatabaseError
     │   ├── DatabaseUnavailable     no connection; the same call may succeed later
+    │   │   └── OutcomeUnknown          Postgres crashed during a commit: it may or may not have happened
     │   └── Unsaveable              Postgres refuses the value itself; retrying cannot help
     ├── FenceLost               a newer claim owns the run: stop, write nothing more
     ├── UnserializableValue     a value that JSON cannot carry
@@ -53,6 +54,10 @@ class DatabaseError(HoldfastError):
 
 class DatabaseUnavailable(DatabaseError):
     """No usable connection to Postgres; the same call may succeed later."""
+
+
+class OutcomeUnknown(DatabaseUnavailable):
+    """Postgres crashed while a transaction was being committed, or stayed away: it may or may not have happened."""
 
 
 class Unsaveable(DatabaseError):

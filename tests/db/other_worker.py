@@ -28,7 +28,7 @@ def main(url: str, worker_id: str, lease: str, sessions: str, beat: str) -> None
         worker_id=UUID(worker_id),
         lease=float(lease),
         sessions=sessions == "True",
-        reports=Reports(dead=dead, lost=lambda: say("lost")),
+        reports=Reports(dead=dead, lost=lambda: say("lost"), back=lambda: None),
     )
     liveness.start()
     say("started")

@@ -44,6 +44,7 @@ auth_type = any
 pool_mode = transaction
 default_pool_size = {server_connections}
 max_client_conn = 200
+server_login_retry = 0.5
 """
     with tempfile.TemporaryDirectory() as directory:
         process = _started(config, Path(directory), Path(str(target["host"])))

@@ -39,7 +39,7 @@ class Watcher:
             worker_id=self.worker_id,
             lease=lease,
             sessions=sessions,
-            reports=Reports(dead=self._note, lost=self._count),
+            reports=Reports(dead=self._note, lost=self._count, back=lambda: None),
         )
 
     def _note(self, dead: Any) -> None:

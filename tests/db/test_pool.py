@@ -124,12 +124,28 @@ async def test_idempotent_work_is_repeated_until_it_succeeds(stage: Stage) -> No
 
     async def work() -> int:
         calls.append(len(calls))
-        if len(calls) < 4:
-            await stage.cut_all_connections()
-        await stage.sql("SELECT 1")
+        await stage.sql("SELECT pg_terminate_backend(pg_backend_pid()) WHERE %s", len(calls) < 4)
         return len(calls)
 
     assert await stage.database.retrying(work, for_seconds=10) == 4
+
+
+async def test_idle_connections_that_were_cut_are_passed_over(stage: Stage) -> None:
+    async def ask() -> None:
+        await stage.sql("SELECT pg_sleep(0.05)")
+
+    async def alone() -> bool:
+        async with stage.outside() as conn:
+            others = await conn.execute(
+                "SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            return others.rowcount == 0
+
+    for _ in range(3):
+        await asyncio.gather(*[ask() for _ in range(6)])
+        await stage.cut_all_connections()
+        await until(alone, seconds=5)
+        await asyncio.gather(*[ask() for _ in range(6)])
 
 
 async def test_repeating_ends_with_its_time(stage: Stage) -> None:

@@ -9,9 +9,12 @@ import argparse
 import random
 
 from tests.durability.goals import Goal, played
+from tests.durability.lost_connections import STALLED, TERMINATED, UNANSWERED
+from tests.durability.outages import AWAY, FULL, TOGETHER
+from tests.durability.pooled import POOLER
 from tests.durability.tally import say
 
-GOALS: tuple[Goal, ...] = ()
+GOALS: tuple[Goal, ...] = (TERMINATED, STALLED, AWAY, TOGETHER, UNANSWERED, FULL, POOLER)
 """In the order of docs/durability.md."""
 
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from holdfast.__main__ import main
-from holdfast.db import admission, pool, sql
+from holdfast.db import admission, commits, pool, sql
 
 
 def no_fence() -> None:
@@ -35,16 +36,38 @@ def no_binding() -> None:
 def no_save_retry() -> None:
     """A save that loses its connection is lost."""
 
-    async def once(self: pool.Database, work: Callable[[], object], *, for_seconds: float) -> object:
+    async def once(self: pool.Database, work: Callable[[], object], **_: object) -> object:
         return await work()
 
     pool.Database.retrying = once
+
+
+def commits_repeated_blindly() -> None:
+    """A transaction whose commit was not answered counts as undone, and is done again."""
+
+    async def undone(*_: object) -> str:
+        return "undone"
+
+    commits.ask = undone
+
+
+def no_sync_commit() -> None:
+    """Postgres says "committed" before it has written anything down."""
+    configure = pool._configure
+
+    async def careless(conn: Any) -> None:
+        await configure(conn)
+        await conn.execute("SET synchronous_commit = off")
+
+    pool._configure = careless
 
 
 FAULTS: dict[str, Callable[[], None]] = {
     "no-fence": no_fence,
     "no-binding": no_binding,
     "no-save-retry": no_save_retry,
+    "no-sync-commit": no_sync_commit,
+    "commits-repeated-blindly": commits_repeated_blindly,
 }
 
 if __name__ == "__main__":

@@ -29,6 +29,14 @@ class Tally:
     def timed(self, name: str, seconds: float) -> None:
         self._seconds.setdefault(name, []).append(seconds)
 
+    def add(self, part: Tally) -> None:
+        """What another tally has, too."""
+        self._counts.update(part._counts)
+        for name, found in part._faults.items():
+            self.fault(name, found)
+        for name, seconds in part._seconds.items():
+            self._seconds.setdefault(name, []).extend(seconds)
+
     def counted(self, name: str) -> int:
         """What a count has come to."""
         return self._counts[name]

@@ -30,6 +30,7 @@ from holdfast.api import (
 from holdfast.api.customapp import CustomApp
 from holdfast.api.deps import Services
 from holdfast.api.openapi import apart, document, operation_id
+from holdfast.api.responses import Json
 from holdfast.sections import AuthSection, Cors, HttpSection
 
 EXPOSED_HEADERS = ["content-location", "idempotent-replayed", "location", "x-pagination-next", "x-pagination-total"]
@@ -93,6 +94,13 @@ def serving(
         inner = with_cors(inner, http.cors or Cors(expose_headers=EXPOSED_HEADERS))
     inner = services.traffic.counting(inner)
     return below(prefix, inner) if prefix else inner
+
+
+async def not_ready(scope: Scope, receive: Receive, send: Send) -> None:
+    """What is answered while the database is not there: alive, and nothing else."""
+    alive = scope["path"].endswith("/ok") and b"check_db=1" not in scope["query_string"]
+    answer = Json({"ok": True}) if alive else problems.database_away()
+    await answer(scope, receive, send)
 
 
 def with_cors(app: ASGIApp, cors: Cors) -> ASGIApp:

@@ -10,7 +10,7 @@ from holdfast.api.idempotency import replayed
 from holdfast.api.responses import LongAnswer, event_stream, slow_json
 from holdfast.api.starting import Started
 from holdfast.db.cancelling import CancelAction
-from holdfast.errors import HoldfastError, Missing
+from holdfast.errors import DatabaseUnavailable, HoldfastError, Missing
 from holdfast.rules.caller import Caller
 from holdfast.rules.run import FAILED
 from holdfast.wire import codec, sse
@@ -68,6 +68,9 @@ async def result(with_: Services, who: Caller, run: Started) -> bytes:
     try:
         ready = await with_.events.result(who, run.run_id)
         return ready if ready is not None else await _stored_result(with_, who, run)
+    except DatabaseUnavailable:
+        # The run goes on: an answer that breaks off says so, and the client joins it again.
+        raise
     except HoldfastError as error:
         # The status line went out long ago; this is how the API fails late.
         return codec.dumps({"__error__": codec.error_body(error)})

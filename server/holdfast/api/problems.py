@@ -54,6 +54,10 @@ def detail(status: int, text: str, headers: dict[str, str] | None = None) -> Res
     return Json({"detail": text}, status_code=status, headers=headers)
 
 
+def database_away() -> Response:
+    return detail(503, "The database is not available right now.", {"retry-after": str(RETRY_AFTER_SECONDS)})
+
+
 def explain(error: ValidationError | RequestValidationError) -> str:
     """All that is wrong with a body, as one text: `field: what`, separated by semicolons."""
     return "; ".join(_explain_one(problem) for problem in error.errors())
@@ -80,7 +84,7 @@ async def _unknown_graph(_: Request, error: Exception) -> Response:
 
 async def _unavailable(_: Request, error: Exception) -> Response:
     logger.warning("answered 503: %s", error)
-    return detail(503, "The database is not available right now.", {"retry-after": str(RETRY_AFTER_SECONDS)})
+    return database_away()
 
 
 async def _unsaveable(_: Request, error: Exception) -> Response:

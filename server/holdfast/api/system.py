@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from importlib.metadata import version
 from typing import Annotated, Literal
 
@@ -21,6 +22,9 @@ router = APIRouter(tags=["System"])
 
 meta = APIRouter(tags=["System"])
 """What people and their tools ask."""
+
+HEALTH_SECONDS = 2.0
+"""How long the database may take to answer; who watches health does not wait for long."""
 
 COMPATIBLE_VERSION = "0.16.7"
 """The langgraph-api version whose wire we speak. Studio switches features on by this number."""
@@ -105,9 +109,13 @@ async def metrics(
 
 
 async def _database_health(with_: Services) -> Response:
-    try:
+    async def ask() -> None:
         async with with_.database.connection("api") as conn:
             await conn.execute("SELECT 1")
-    except DatabaseError:
+
+    try:
+        async with asyncio.timeout(HEALTH_SECONDS):
+            await with_.database.retrying(ask, for_seconds=HEALTH_SECONDS)
+    except (DatabaseError, TimeoutError):
         return Json({"ok": False, "services": {"database": "unhealthy"}}, status_code=503)
     return Json({"ok": True, "services": {"database": "healthy"}})

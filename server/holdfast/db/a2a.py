@@ -7,7 +7,7 @@ from uuid import UUID
 
 from psycopg.rows import DictRow
 
-from holdfast.db.pool import Database
+from holdfast.db.pool import Database, repeated
 from holdfast.db.scope import scoped
 from holdfast.db.sql import statements
 from holdfast.errors import Missing
@@ -37,6 +37,7 @@ class Tasks:
             raise Missing(f"Task {thread_id}:{task_id} not found")
         return rows[0]
 
+    @repeated
     async def page(
         self,
         caller: Caller,
@@ -65,6 +66,7 @@ class Tasks:
         async with self._database.connection("api") as conn:
             return await (await conn.execute(*query)).fetchall()
 
+    @repeated
     async def of_message(self, caller: Caller, assistant_id: UUID, thread_id: UUID, message_id: str) -> UUID | None:
         """The task that a message began or continued, if it came before."""
         query = scoped(

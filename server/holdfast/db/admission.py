@@ -14,7 +14,7 @@ from holdfast.db import cancelling, crons, idempotency, runs, threads
 from holdfast.db.cancelling import CancelAction, Cancelled
 from holdfast.db.crons import Firing
 from holdfast.db.idempotency import Key, Made
-from holdfast.db.pool import Connection, Database
+from holdfast.db.pool import Connection, Database, repeated
 from holdfast.db.runs import Claimed
 from holdfast.db.scope import scoped
 from holdfast.db.sql import statements
@@ -84,6 +84,7 @@ class Admissions:
         self._default_ttl = default_ttl
         self._sql = statements("runs")
 
+    @repeated
     async def admit(self, caller: Caller, new: NewRun, *, worker_id: UUID | None, key: Key | None = None) -> Admitted:
         """Take a run in.
 
@@ -106,6 +107,7 @@ class Admissions:
                 claimed = await runs.claim(conn, worker_id, limit=1, run_id=new.run_id)
         return Admitted(claimed[0] if claimed else None, others)
 
+    @repeated
     async def admit_all(self, caller: Caller, new: Sequence[NewRun], *, key: Key | None = None) -> Made | None:
         """Take in runs that each bring a thread of their own, all or none; what the key stands for, as `admit` does."""
         async with self._database.transaction("api") as conn:

@@ -14,7 +14,7 @@ from uuid import UUID, uuid5
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from holdfast.db.pool import Database
+from holdfast.db.pool import Database, repeated
 from holdfast.db.scope import scoped
 from holdfast.db.sql import statements
 from holdfast.errors import Conflict, Forbidden, Missing
@@ -66,6 +66,7 @@ class Assistants:
         self._graph_ids = list(graph_ids)
         self._sql = statements("assistants")
 
+    @repeated
     async def put_system(self, graph_id: str, name: str, description: str | None) -> None:
         """Make sure that the graph's system assistant exists, and follows langgraph.json where that has changed."""
         params = {
@@ -95,7 +96,7 @@ class Assistants:
         Raises:
             Conflict: the id is taken, by this caller (unless `or_keep`) or by somebody else.
         """
-        row = await self._one(
+        row = await self._changed(
             caller,
             self._sql["create"] + self._sql["recorded"],
             assistant_id=assistant_id,
@@ -145,7 +146,7 @@ class Assistants:
             Missing: no such assistant.
             Forbidden: a system assistant, which is not this caller's to change, or which would leave its graph.
         """
-        row = await self._one(
+        row = await self._changed(
             caller,
             self._sql["patch"] + self._sql["recorded"],
             assistant_id=assistant_id,
@@ -169,7 +170,7 @@ class Assistants:
             Missing: no such assistant, or no such version of it.
             Forbidden: a system assistant, which is not this caller's to change.
         """
-        row = await self._one(caller, self._sql["set_latest"], assistant_id=assistant_id, version=version)
+        row = await self._changed(caller, self._sql["set_latest"], assistant_id=assistant_id, version=version)
         if row is None:
             if caller.alone:
                 await self.get(caller, assistant_id)
@@ -189,7 +190,7 @@ class Assistants:
             Missing: no such assistant.
             Forbidden: a system assistant.
         """
-        if await self._one(caller, self._sql["delete"], assistant_id=assistant_id) is None:
+        if await self._changed(caller, self._sql["delete"], assistant_id=assistant_id) is None:
             await self.check_deletable(caller, assistant_id)
             raise _missing(assistant_id)
 
@@ -253,10 +254,20 @@ class Assistants:
         rows = await self._all(caller, statement, also, **params)
         return rows[0] if rows else None
 
+    @repeated
     async def _all(self, caller: Caller, statement: str, also: Caller | None = None, /, **params: Any) -> list[DictRow]:
-        query = scoped(caller, statement, also, graph_ids=self._graph_ids, alone=caller.alone, **params)
         async with self._database.connection("api") as conn:
-            return await (await conn.execute(*query)).fetchall()
+            return await (await conn.execute(*self._query(caller, statement, also, params))).fetchall()
+
+    @repeated
+    async def _changed(self, caller: Caller, statement: str, /, **params: Any) -> DictRow | None:
+        async with self._database.transaction("api") as conn:
+            return await (await conn.execute(*self._query(caller, statement, None, params))).fetchone()
+
+    def _query(
+        self, caller: Caller, statement: str, also: Caller | None, params: Mapping[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        return scoped(caller, statement, also, graph_ids=self._graph_ids, alone=caller.alone, **params)
 
 
 def page(terms: AssistantFilter, sort_by: str, *, descending: bool) -> str:

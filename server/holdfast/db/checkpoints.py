@@ -41,7 +41,7 @@ from psycopg import AsyncCursor
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from holdfast.db.pool import Database
+from holdfast.db.pool import PERSISTENT_SECONDS, REPEAT_SECONDS, Database
 from holdfast.db.serde import StateSerializer
 from holdfast.db.sql import statements
 from holdfast.errors import FenceLost
@@ -49,7 +49,7 @@ from holdfast.errors import FenceLost
 NULL_TASK_ID = "00000000-0000-0000-0000-000000000000"
 """LangGraph's task id for writes that belong to no task: a command's update and goto."""
 
-SAVE_RETRY_SECONDS = 120.0
+SAVE_RETRY_SECONDS = PERSISTENT_SECONDS
 """How long a save outlives a lost database before the run gives up."""
 
 _MAX_INLINE_INT = 2**63
@@ -71,7 +71,7 @@ class FencedSaver(AsyncPostgresSaver):
 
     Raises:
         FenceLost: from every write, once a newer claim exists.
-        DatabaseUnavailable: when the database stays away for `SAVE_RETRY_SECONDS`.
+        DatabaseUnavailable: when the database stays away, for a run for `SAVE_RETRY_SECONDS`.
         Unsaveable: when Postgres refuses the value itself.
     """
 
@@ -80,6 +80,8 @@ class FencedSaver(AsyncPostgresSaver):
         self._database = database
         self._fence = fence
         self._own_checkpoints: set[str] = set()
+        # A request can be sent again, a run cannot.
+        self._patience = SAVE_RETRY_SECONDS if self._is_run else REPEAT_SECONDS
 
     @asynccontextmanager
     async def _cursor(self, *, pipeline: bool = False) -> AsyncIterator[AsyncCursor[DictRow]]:
@@ -90,15 +92,29 @@ class FencedSaver(AsyncPostgresSaver):
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         read = super().aget_tuple
-        return await self._database.retrying(lambda: read(config), for_seconds=SAVE_RETRY_SECONDS)
+        return await self._database.retrying(lambda: read(config), for_seconds=self._patience)
+
+    async def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,  # noqa: A002 - LangGraph's name
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        read = super().alist
+
+        async def page() -> list[CheckpointTuple]:
+            return [found async for found in read(config, filter=filter, before=before, limit=limit)]
+
+        for found in await self._database.retrying(page, for_seconds=self._patience):
+            yield found
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
         read = super().aget_delta_channel_history
-        return await self._database.retrying(
-            lambda: read(config=config, channels=channels), for_seconds=SAVE_RETRY_SECONDS
-        )
+        return await self._database.retrying(lambda: read(config=config, channels=channels), for_seconds=self._patience)
 
     async def aput(
         self,
@@ -193,7 +209,7 @@ class FencedSaver(AsyncPostgresSaver):
                 row = await (await conn.execute(query, params)).fetchone()
                 return int(row["saved"]) if row else 0
 
-        if not await self._database.retrying(write, for_seconds=SAVE_RETRY_SECONDS):
+        if not await self._database.retrying(write, for_seconds=self._patience):
             raise FenceLost(f"{self._fence.kind} {self._fence.id}: token {self._fence.token} is no longer valid")
 
 

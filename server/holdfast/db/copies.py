@@ -6,7 +6,7 @@ from uuid import UUID
 
 from psycopg.rows import DictRow
 
-from holdfast.db.pool import Database
+from holdfast.db.pool import Database, repeated
 from holdfast.db.scope import scoped
 from holdfast.db.sql import statements
 from holdfast.db.threads import missing
@@ -20,6 +20,7 @@ class Copies:
         self._database = database
         self._sql = statements("copies")
 
+    @repeated
     async def copy(self, caller: Caller, thread_id: UUID, copy_id: UUID) -> bool:
         """Copy a thread with its values and its checkpoints, but without its runs; the copy is the caller's.
 
@@ -36,6 +37,7 @@ class Copies:
             raise missing(thread_id)
         return bool(row["was_busy"])
 
+    @repeated
     async def storage(self, thread_id: UUID) -> list[DictRow]:
         """`part`, `channel`, `count`, `bytes` of what LangGraph's tables hold of a thread, whoever asks."""
         async with self._database.connection("api") as conn:

@@ -15,7 +15,7 @@ from uuid import UUID
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from holdfast.db.pool import Connection, Database
+from holdfast.db.pool import Connection, Database, repeated
 from holdfast.db.scope import scoped
 from holdfast.db.sql import statements
 from holdfast.errors import Conflict, Missing
@@ -99,6 +99,7 @@ class Crons:
         self._database = database
         self._sql = statements("crons")
 
+    @repeated
     async def now(self) -> datetime:
         """The clock by which crons are due."""
         async with self._database.connection("api") as conn:
@@ -107,6 +108,7 @@ class Crons:
         moment: datetime = row["now"]
         return moment
 
+    @repeated
     async def create(self, caller: Caller, new: NewCron) -> None:
         """Keep a cron.
 
@@ -114,7 +116,7 @@ class Crons:
             Missing: no such thread of this caller.
         """
         given = {**asdict(new), "metadata": Jsonb(dict(new.metadata)), "acting": Jsonb(_kept(caller))}
-        async with self._database.connection("api") as conn:
+        async with self._database.transaction("api") as conn:
             row = await (await conn.execute(*scoped(caller, self._sql["create"], **given))).fetchone()
         if row is None:
             raise Missing(f"Thread with ID {new.thread_id} not found")
@@ -130,6 +132,7 @@ class Crons:
             raise _missing(cron_id)
         return rows[0]
 
+    @repeated
     async def search(
         self,
         caller: Caller,
@@ -153,12 +156,14 @@ class Crons:
             cursor = await conn.execute(*scoped(caller, query, **_terms(terms), limit=limit, offset=offset))
             return await cursor.fetchall()
 
+    @repeated
     async def count(self, caller: Caller, terms: CronFilter) -> int:
         async with self._database.connection("api") as conn:
             cursor = await conn.execute(*scoped(caller, self._sql["count"] + self._sql["filters"], **_terms(terms)))
             row = await cursor.fetchone()
         return int(row["count"]) if row else 0
 
+    @repeated
     async def update(self, caller: Caller, cron_id: UUID, change: Change) -> None:
         """Change a cron, its row locked from reading to writing.
 
@@ -178,35 +183,39 @@ class Crons:
                 | {"cron_id": cron_id, "metadata": Jsonb(changed["metadata"])},
             )
 
+    @repeated
     async def delete(self, caller: Caller, cron_id: UUID) -> None:
         """Forget a cron; runs that it started go on.
 
         Raises:
             Missing: no such cron of this caller.
         """
-        async with self._database.connection("api") as conn:
+        async with self._database.transaction("api") as conn:
             row = await (await conn.execute(*scoped(caller, self._sql["delete"], cron_id=cron_id))).fetchone()
         if row is None:
             raise _missing(cron_id)
 
+    @repeated
     async def due(self, *, limit: int) -> list[DueCron]:
         """Crons whose time has come, the most overdue first."""
         async with self._database.connection("worker") as conn:
             rows = await (await conn.execute(self._sql["due"], {"limit": limit})).fetchall()
         return [DueCron(**{**row, "caller": _caller(row["caller"])}) for row in rows]
 
+    @repeated
     async def seconds_to_next(self) -> float | None:
         """Seconds until the next cron is due, or None."""
         async with self._database.connection("worker") as conn:
             row = await (await conn.execute(self._sql["next_due"])).fetchone()
         return None if row is None or row["seconds"] is None else float(row["seconds"])
 
+    @repeated
     async def pass_over(
         self, cron_id: UUID, due: datetime, next_due: datetime | None, *, error: Mapping[str, str] | None
     ) -> bool:
         """Move a due time on without a run; whether this was still to do."""
         params = {"cron_id": cron_id, "due": due, "next_due": next_due, "error": Jsonb(error) if error else None}
-        async with self._database.connection("worker") as conn:
+        async with self._database.transaction("worker") as conn:
             return (await conn.execute(self._sql["advance"], params)).rowcount == 1
 
 

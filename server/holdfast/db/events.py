@@ -24,7 +24,7 @@ from uuid import UUID
 from psycopg.rows import DictRow
 
 from holdfast.db.bell import Bell
-from holdfast.db.pool import Database
+from holdfast.db.pool import Database, persistent, repeated
 from holdfast.db.runs import Runs
 from holdfast.db.scope import scoped
 from holdfast.db.sql import statements
@@ -194,24 +194,27 @@ class EventLog:
                 if tape.over:
                     return tape.result
             with self._news_of(run_id) as news:
-                run = await self._runs.find(caller, run_id)
+                run = await self._find(caller, run_id)
                 if run_id in self._tapes:
                     continue
                 if run is None or run["status"] not in ACTIVE:
                     return None
                 await _wait(news, self._bell.poll_seconds)
 
+    @repeated
     async def expire(self, *, ttl: float, batch: int) -> int:
         """Drop blocks of ended runs older than `ttl` seconds; returns how many."""
         async with self._database.connection("worker") as conn:
             return (await conn.execute(self._sql["expire"], {"ttl": ttl, "batch": batch})).rowcount
 
+    @persistent
     async def next_in_run(self, run_id: UUID) -> int:
         """The number, within the run, of the next frame to be logged."""
         async with self._database.connection("worker") as conn:
             row = await (await conn.execute(self._sql["count_in_run"], {"run_id": run_id})).fetchone()
         return int(row["next_in_run"]) if row else 1
 
+    @persistent
     async def _newest(self, run_id: UUID) -> int:
         if tape := self._tapes.get(run_id):
             return tape.last
@@ -219,11 +222,13 @@ class EventLog:
             row = await (await conn.execute(self._sql["newest"], {"run_id": run_id})).fetchone()
         return int(row["newest"]) if row else 0
 
+    @persistent
     async def _newest_of_thread(self, thread_id: UUID) -> int:
         async with self._database.connection("api") as conn:
             row = await (await conn.execute(self._sql["newest_of_thread"], {"thread_id": thread_id})).fetchone()
         return int(row["newest"]) if row else 0
 
+    @persistent
     async def _read_thread(self, caller: Caller, thread_id: UUID, after: int) -> list[DictRow]:
         query = scoped(caller, self._sql["read_thread"], thread_id=thread_id, after=after, limit=BLOCKS_PER_READ)
         async with self._database.connection("api") as conn:
@@ -239,7 +244,7 @@ class EventLog:
         while True:
             with self._news_of(run_id) as news:
                 # The status is read before the log: what an ended run said is then all there.
-                run = await self._runs.find(caller, run_id)
+                run = await self._find(caller, run_id)
                 blocks = await self._read(run_id, cursor)
                 for block in blocks:
                     # Empty where all that a block says is that the run ended.
@@ -260,6 +265,11 @@ class EventLog:
         frames = [frame for block in blocks for frame in self._rest_of(block, cursor)]
         return frames, blocks[-1]["last_seq"]
 
+    @persistent
+    async def _find(self, caller: Caller, run_id: UUID) -> DictRow | None:
+        return await self._runs.find(caller, run_id)
+
+    @persistent
     async def _read(self, run_id: UUID, after: int) -> list[DictRow]:
         params = {"run_id": run_id, "after": after, "limit": BLOCKS_PER_READ}
         async with self._database.connection("api") as conn:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from holdfast.db.pool import Connection, Database
+from holdfast.db.pool import Connection, Database, repeated
 from holdfast.db.sql import statements
 from holdfast.errors import Invalid
 from holdfast.rules.caller import Caller
@@ -61,6 +61,7 @@ class IdempotencyKeys:
         self._database = database
         self._sql = statements("idempotency")
 
+    @repeated
     async def find(self, caller: Caller, key: Key) -> Made | None:
         """What was made under the key.
 
@@ -72,6 +73,7 @@ class IdempotencyKeys:
             row = await cursor.fetchone()
         return _made(row, key) if row else None
 
+    @repeated
     async def sweep(self, *, batch: int) -> int:
         """Forget keys older than `KEPT_SECONDS`. Returns how many."""
         async with self._database.connection("worker") as conn:

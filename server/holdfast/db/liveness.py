@@ -48,6 +48,8 @@ class Reports:
     """These workers are dead: their runs may be taken over. Said again with every beat until that has happened."""
     lost: Callable[[], None]
     """Somebody judged this worker dead: its runs are no longer its own."""
+    back: Callable[[], None]
+    """The connection was lost for a moment: whatever was asked of the database then may have gone wrong."""
 
 
 class Liveness:
@@ -128,8 +130,8 @@ class Liveness:
         params: dict[str, Any] = {"worker_id": self._worker_id, "host": self._place, "pid": os.getpid()}
         params |= {"lock_key": self._lock_key, "has_lock": self._sessions, "lease": self._lease}
         row = conn.execute(self._sql["register"], params).fetchone()
-        if row is not None and row["is_new"] and self._registered.is_set():
-            self._reports.lost()
+        if self._registered.is_set():
+            (self._reports.lost if row is not None and row["is_new"] else self._reports.back)()
         self._registered.set()
 
     def _beat(self, conn: Connection[DictRow]) -> bool:

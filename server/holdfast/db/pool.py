@@ -3,20 +3,23 @@
 The pool is shared, but requests (`api`) may hold only part of it: however many clients wait, a worker's saves and
 finishes (`worker`) always find a connection. Heartbeats do not come here at all (see `liveness.py`).
 
-`psycopg_pool`'s `check=` is not used: after a failover it lets a lone caller wait for its whole timeout. Instead the
-first call that fails on a dead connection has the pool checked once, and idempotent work is then retried
-(`retrying`).
+`psycopg_pool`'s `check=` is not used: it costs a round trip, and after a failover it lets a lone caller wait for its
+whole timeout. Instead a connection whose server hung up is known by its socket and passed over, and what fails on one
+that is lost later is done again: idempotent work (`retrying`), and the verbs of repositories (`repeated`), whose
+transactions always learn whether they were committed (`commits.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import random
+import select
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, Literal, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
 import orjson
 import psycopg
@@ -26,11 +29,13 @@ from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import set_json_dumps, set_json_loads
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
-from holdfast.errors import DatabaseError, DatabaseUnavailable, Unsaveable
+from holdfast.db import commits
+from holdfast.errors import DatabaseError, DatabaseUnavailable, OutcomeUnknown, Unsaveable
 
 Lane = Literal["api", "worker"]
 Connection = AsyncConnection[DictRow]
 T = TypeVar("T")
+P = ParamSpec("P")
 
 WORKER_RESERVE = 4
 """Connections that requests can never take."""
@@ -38,9 +43,21 @@ WORKER_RESERVE = 4
 ACQUIRE_SECONDS = 10.0
 """How long a call waits for a connection before it is answered with DatabaseUnavailable."""
 
+AGAIN_SECONDS = 1.0
+"""How long a call waits in the pool's queue before it asks again: each asks for a new connection where one went."""
+
+REPEAT_SECONDS = 10.0
+"""How long a verb is done again before its caller is told that the database is away."""
+
+PERSISTENT_SECONDS = 120.0
+"""The same for what a run or a follower does."""
+
 FROZEN_SECONDS = 10
 """A transaction in which nothing happens for so long is rolled back: whoever is frozen in the middle of one must not
 keep its row locks from those who take over. Behind a transaction pooler this is the pooler's business."""
+
+SILENCE = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
+"""libpq's settings for a network that swallows packets: a connection counts as lost after ten seconds or so."""
 
 _UNSAVEABLE = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex)
 _UNAVAILABLE = (
@@ -63,13 +80,15 @@ class Database:
             max_size=size,
             open=False,
             timeout=ACQUIRE_SECONDS,
-            reconnect_timeout=5.0,
+            # No pause that grows: callers ask again all the time, and each has a new connection made.
+            reconnect_timeout=0.0,
             configure=_configure if transaction_pooler else _configure_session,
             kwargs={
                 "autocommit": True,
                 "row_factory": dict_row,
                 "prepare_threshold": None if transaction_pooler else 3,
                 "application_name": "holdfast",
+                **SILENCE,
             },
         )
         self._api_lane = asyncio.Semaphore(max(1, size - WORKER_RESERVE))
@@ -82,8 +101,8 @@ class Database:
     async def open(self) -> None:
         """Open the pool and wait for its first connection."""
         await self._pool.open(wait=False)
-        with translated():
-            await self._pool.wait(timeout=ACQUIRE_SECONDS)
+        async with self.connection("worker") as conn:
+            await conn.execute("SELECT 1")
 
     async def close(self) -> None:
         await self._pool.close()
@@ -101,34 +120,125 @@ class Database:
     @asynccontextmanager
     async def _borrowed(self) -> AsyncIterator[Connection]:
         with translated():
-            async with self._pool.connection() as conn:
-                yield conn
+            conn = await self._usable()
+            try:
+                async with conn:
+                    yield conn
+            finally:
+                await self._pool.putconn(conn)
+
+    async def _usable(self) -> Connection:
+        """A connection of the pool whose server has not hung up."""
+        deadline = time.monotonic() + ACQUIRE_SECONDS
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                conn = await self._pool.getconn(timeout=min(left, AGAIN_SECONDS))
+            except PoolTimeout:
+                if left <= AGAIN_SECONDS:
+                    raise
+                continue
+            if not _hung_up(conn):
+                return conn
+            await conn.close()
+            await self._pool.putconn(conn)
 
     @asynccontextmanager
     async def transaction(self, lane: Lane) -> AsyncIterator[Connection]:
-        """A connection inside one transaction."""
-        async with self.connection(lane) as conn, conn.transaction():
-            yield conn
+        """A connection inside one transaction, which is known to be committed when the block ends.
 
-    async def retrying(self, work: Callable[[], Awaitable[T]], *, for_seconds: float) -> T:
+        Raises:
+            OutcomeUnknown: Postgres crashed while it was being committed.
+            DatabaseUnavailable: nothing has happened.
+        """
+        ticket: commits.Ticket | None = None
+        committing = False
+        try:
+            async with self.connection(lane) as conn:
+                ticket = await commits.begin(conn)
+                yield conn
+                committing = True
+                await conn.execute("COMMIT")
+        except DatabaseUnavailable as lost:
+            if ticket is None or not committing:
+                raise
+            await self._learn_fate(ticket, lost)
+
+    async def _learn_fate(self, ticket: commits.Ticket, lost: DatabaseUnavailable) -> None:
+        async def fate() -> commits.Fate:
+            async with self.connection("worker") as conn:
+                found = await commits.ask(conn, ticket)
+            if found == "under way":
+                raise DatabaseUnavailable("a commit is still under way")
+            return found
+
+        try:
+            found = await self.retrying(fate, for_seconds=REPEAT_SECONDS)
+        except DatabaseUnavailable as away:
+            raise OutcomeUnknown(str(lost)) from away
+        if found == "unknown":
+            raise OutcomeUnknown(str(lost)) from lost
+        if found == "undone":
+            raise lost
+
+    async def retrying(
+        self, work: Callable[[], Awaitable[T]], *, for_seconds: float, unless: type[Exception] | None = None
+    ) -> T:
         """Call idempotent `work` again after a lost connection, until it succeeds or `for_seconds` have passed."""
         deadline = time.monotonic() + for_seconds
         pause = 0.02
         while True:
             try:
                 return await work()
-            except DatabaseUnavailable:
-                if time.monotonic() >= deadline:
+            except DatabaseUnavailable as error:
+                hopeless = self._pool.closed or (unless is not None and isinstance(error, unless))
+                if hopeless or time.monotonic() >= deadline:
                     raise
-                await self._drop_dead_connections()
                 await asyncio.sleep(pause * (0.5 + random.random()))  # noqa: S311 - jitter
                 pause = min(pause * 2, 1.0)
 
-    async def _drop_dead_connections(self) -> None:
-        try:
-            await self._pool.check()
-        except _UNAVAILABLE:
-            return
+
+class _Repository(Protocol):
+    @property
+    def _database(self) -> Database: ...
+
+
+R = TypeVar("R", bound=_Repository)
+
+
+def repeated(verb: Callable[Concatenate[R, P], Awaitable[T]]) -> Callable[Concatenate[R, P], Coroutine[Any, Any, T]]:
+    """A repository's verb that rides over lost connections.
+
+    It reads only, or says the same when it is said twice, or is one `transaction`: what failed did not happen.
+    """
+
+    return _riding(verb, REPEAT_SECONDS)
+
+
+def persistent(verb: Callable[Concatenate[R, P], Awaitable[T]]) -> Callable[Concatenate[R, P], Coroutine[Any, Any, T]]:
+    """The same for what goes on without a request that could be sent again."""
+    return _riding(verb, PERSISTENT_SECONDS)
+
+
+def _riding(
+    verb: Callable[Concatenate[R, P], Awaitable[T]], seconds: float
+) -> Callable[Concatenate[R, P], Coroutine[Any, Any, T]]:
+    @functools.wraps(verb)
+    async def riding(self: R, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._database.retrying(
+            lambda: verb(self, *args, **kwargs), for_seconds=seconds, unless=OutcomeUnknown
+        )
+
+    return riding
+
+
+def _hung_up(conn: Connection) -> bool:
+    """Whether an idle connection has something to say: nobody asked, so it is the server's last word."""
+    if conn.closed:
+        return True
+    poll = select.poll()
+    poll.register(conn.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 class translated:  # noqa: N801 - reads as a statement: `with translated():`

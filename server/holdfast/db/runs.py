@@ -19,7 +19,7 @@ from psycopg.types.json import Jsonb
 from holdfast.db import cancelling, threads, webhooks
 from holdfast.db.cancelling import CancelAction, Cancelled
 from holdfast.db.checkpoints import SAVE_RETRY_SECONDS, Fence
-from holdfast.db.pool import Connection, Database
+from holdfast.db.pool import Connection, Database, persistent, repeated
 from holdfast.db.scope import scoped
 from holdfast.db.sql import statements
 from holdfast.errors import Conflict, FenceLost, Missing
@@ -98,15 +98,17 @@ class Runs:
         self._database = database
         self._sql = statements("runs")
 
+    @repeated
     async def claim(self, worker_id: UUID, *, limit: int) -> list[Claimed]:
         """Up to `limit` runs that are due, oldest first, each with a new fencing token."""
         try:
-            async with self._database.connection("worker") as conn:
+            async with self._database.transaction("worker") as conn:
                 return await claim(conn, worker_id, limit=limit)
         except IntegrityError:
             # Two workers took neighbours of one thread at the same moment; the index let one of them through.
             return []
 
+    @repeated
     async def next_due(self) -> float | None:
         """Seconds until the next delayed run is due, or None."""
         async with self._database.connection("worker") as conn:
@@ -137,30 +139,35 @@ class Runs:
         """
         await self._database.retrying(lambda: self._end(run, end), for_seconds=SAVE_RETRY_SECONDS)
 
+    @persistent
     async def hand_back(self, run: Claimed) -> bool:
         """Return a run to the queue, its progress kept; whether it was still ours."""
         params = {"run_id": run.run_id, "token": run.fencing_token}
-        async with self._database.connection("worker") as conn:
+        async with self._database.transaction("worker") as conn:
             return await self._one(conn, "hand_back", params) is not None
 
+    @repeated
     async def requeue_dead(self, dead: Sequence[UUID]) -> list[UUID]:
         """Return the runs of dead workers to the queue and forget those workers."""
-        async with self._database.connection("worker") as conn:
+        async with self._database.transaction("worker") as conn:
             rows = await self._all(conn, "requeue_dead", {"dead": list(dead)})
             rows += await self._all(conn, "requeue_orphans", {})
         return [row["run_id"] for row in rows]
 
+    @repeated
     async def requeue_lost(self, worker_id: UUID, run_ids: Sequence[UUID]) -> None:
         """Return this worker's own runs, which it is not executing, to the queue."""
         async with self._database.connection("worker") as conn:
             await self._all(conn, "requeue_lost", {"worker_id": worker_id, "run_ids": list(run_ids)})
 
+    @repeated
     async def held(self, worker_id: UUID) -> dict[UUID, int]:
         """Run ids and fencing tokens that the database says this worker holds."""
         async with self._database.connection("worker") as conn:
             rows = await self._all(conn, "held", {"worker_id": worker_id})
         return {row["run_id"]: row["fencing_token"] for row in rows}
 
+    @repeated
     async def cancelled_here(self, worker_id: UUID) -> dict[UUID, CancelAction]:
         """Runs of this worker that somebody asked to stop."""
         async with self._database.connection("worker") as conn:
@@ -175,6 +182,7 @@ class Runs:
         """
         return bool((await self.cancel_these(caller, thread_id, [run_id], action)).stopping)
 
+    @repeated
     async def cancel_these(
         self, caller: Caller, thread_id: UUID, run_ids: Sequence[UUID], action: CancelAction
     ) -> Cancelled:
@@ -203,14 +211,21 @@ class Runs:
         cancelled = Cancelled()
         first: UUID | None = UUID(int=0)
         while first is not None:
-            async with self._database.transaction("api") as conn:
-                some, first = await cancelling.cancel_some(conn, caller, statuses, action, first=first)
+            some, first = await self._cancel_some(caller, statuses, action, first)
             cancelled.over.extend(some.over)
             cancelled.stopping.extend(some.stopping)
         if not cancelled.over and not cancelled.stopping:
             raise Missing("No run is in this status: there is nothing to cancel.")
         return cancelled
 
+    @repeated
+    async def _cancel_some(
+        self, caller: Caller, statuses: Sequence[str], action: CancelAction, first: UUID
+    ) -> tuple[Cancelled, UUID | None]:
+        async with self._database.transaction("api") as conn:
+            return await cancelling.cancel_some(conn, caller, statuses, action, first=first)
+
+    @repeated
     async def delete_thread(self, caller: Caller, thread_id: UUID) -> list[UUID]:
         """Delete a thread, its runs cancelled; returns the running ones, whose workers have to be told.
 
@@ -260,12 +275,14 @@ class Runs:
         terms = {"thread_id": thread_id, "status": status, "limit": limit, "offset": offset}
         return await self._seen(caller, "of_thread", **terms)
 
+    @repeated
     async def find(self, caller: Caller, run_id: UUID, thread_id: UUID | None = None) -> DictRow | None:
         """A run's standing: thread_id, status, error, ephemeral, resumable, logged."""
         async with self._database.connection("api") as conn:
             query = scoped(caller, self._sql["find"], run_id=run_id, thread_id=thread_id)
             return await (await conn.execute(*query)).fetchone()
 
+    @repeated
     async def delete(self, caller: Caller, thread_id: UUID, run_id: UUID) -> None:
         """Delete an ended run's record; its checkpoints stay.
 
@@ -274,7 +291,7 @@ class Runs:
             Conflict: it has not ended.
         """
         query = scoped(caller, self._sql["delete"], thread_id=thread_id, run_id=run_id)
-        async with self._database.connection("api") as conn:
+        async with self._database.transaction("api") as conn:
             if await (await conn.execute(*query)).fetchone() is not None:
                 return
         await self.get(caller, thread_id, run_id)
@@ -320,7 +337,8 @@ class Runs:
         await conn.execute(self._sql["drop_checkpoints"], params)
         await conn.execute(self._sql["erase"], {"run_ids": [run.run_id]})
 
-    async def _seen(self, caller: Caller, which: str, **params: Any) -> list[DictRow]:
+    @repeated
+    async def _seen(self, caller: Caller, which: str, /, **params: Any) -> list[DictRow]:
         query = scoped(caller, f"{self._sql['view']}{self._sql[which]}", **params)
         async with self._database.connection("api") as conn:
             return await (await conn.execute(*query)).fetchall()

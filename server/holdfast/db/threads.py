@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 
 from holdfast.db import idempotency
 from holdfast.db.idempotency import Key, Made
-from holdfast.db.pool import Connection, Database
+from holdfast.db.pool import Connection, Database, repeated
 from holdfast.db.scope import scoped
 from holdfast.db.sql import statements
 from holdfast.db.threadsearch import Page, ThreadFilter, counting, getting, searching
@@ -47,6 +47,7 @@ class Threads:
         self._default_ttl = default_ttl
         self._sql = statements("threads")
 
+    @repeated
     async def create(
         self,
         caller: Caller,
@@ -70,6 +71,7 @@ class Threads:
                 await self._keep(conn, caller, thread_id, or_keep=or_keep)
             return None
 
+    @repeated
     async def draft(
         self,
         caller: Caller,
@@ -86,12 +88,13 @@ class Threads:
             Conflict: as `create`.
         """
         params = _new_row(caller, thread_id, metadata, ttl or self._default_ttl)
-        async with self._database.connection("api") as conn:
+        async with self._database.transaction("api") as conn:
             row = await (await conn.execute(self._sql["draft"], params)).fetchone()
             if row is None:
                 await self._keep(conn, caller, thread_id, or_keep=or_keep)
         return None if row is None else int(row["edit_token"])
 
+    @repeated
     async def discard(self, thread_id: UUID, token: int) -> None:
         """Take a draft back, and whatever was written for it."""
         async with self._database.transaction("api") as conn:
@@ -104,6 +107,7 @@ class Threads:
         if kept is None or not or_keep:
             raise Conflict(f"Thread {thread_id} already exists.")
 
+    @repeated
     async def get(self, caller: Caller, thread_id: UUID) -> DictRow:
         """One thread with its values as JSON bytes.
 
@@ -116,23 +120,27 @@ class Threads:
             raise missing(thread_id)
         return row
 
+    @repeated
     async def result(self, caller: Caller, thread_id: UUID) -> DictRow | None:
         """What the last run left: values as JSON bytes, interrupts, error. Also of a stateless run's thread."""
         async with self._database.connection("api") as conn:
             cursor = await conn.execute(*scoped(caller, self._sql["result"], thread_id=thread_id))
             return await cursor.fetchone()
 
+    @repeated
     async def search(self, caller: Caller, terms: ThreadFilter, page: Page) -> list[DictRow]:
         """A page of threads; `values` and `extracted` come as JSON bytes."""
         async with self._database.connection("api") as conn:
             cursor = await conn.execute(*searching(caller, terms, page))
             return await cursor.fetchall()
 
+    @repeated
     async def count(self, caller: Caller, terms: ThreadFilter) -> int:
         async with self._database.connection("api") as conn:
             row = await (await conn.execute(*counting(caller, terms))).fetchone()
         return int(row["count"]) if row else 0
 
+    @repeated
     async def patch(
         self, caller: Caller, thread_id: UUID, metadata: Mapping[str, Any], *, ttl: Ttl | None = None
     ) -> None:
@@ -143,6 +151,7 @@ class Threads:
         if row is None:
             raise missing(thread_id)
 
+    @repeated
     async def questions(self, caller: Caller, thread_id: UUID) -> Questions | None:
         """What the thread waits for right now, or None where there is no such thread."""
         async with self._database.connection("api") as conn:
@@ -150,6 +159,7 @@ class Threads:
             row = await cursor.fetchone()
         return questions(row) if row else None
 
+    @repeated
     async def standing(self, caller: Caller, thread_id: UUID) -> DictRow:
         """Status, metadata, config, interrupts and checkpoint id, without the values."""
         async with self._database.connection("api") as conn:
@@ -159,6 +169,7 @@ class Threads:
             raise missing(thread_id)
         return row
 
+    @repeated
     async def begin_edit(self, caller: Caller, thread_id: UUID) -> int:
         """A token for a state update; only while nothing is pending or running on the thread.
 
@@ -167,13 +178,14 @@ class Threads:
             Conflict: the thread is busy.
         """
         query = scoped(caller, self._sql["begin_edit"], thread_id=thread_id)
-        async with self._database.connection("api") as conn:
+        async with self._database.transaction("api") as conn:
             row = await (await conn.execute(*query)).fetchone()
         if row is None:
             await self.standing(caller, thread_id)
             raise Conflict("Thread is busy: its state can be updated when its runs have ended.")
         return int(row["edit_token"])
 
+    @repeated
     async def end_edit(
         self,
         thread_id: UUID,
@@ -204,6 +216,7 @@ class Threads:
                 await conn.execute(statements("events")["say"], {"thread_id": thread_id, "frame": frame})
             return None
 
+    @repeated
     async def sweep(self, *, grace: float, batch: int) -> int:
         """Remove threads deleted more than `grace` seconds ago, checkpoints included. Returns how many."""
         async with self._database.transaction("worker") as conn:

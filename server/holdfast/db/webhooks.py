@@ -11,7 +11,7 @@ from uuid import UUID
 
 from psycopg.rows import DictRow
 
-from holdfast.db.pool import Connection, Database
+from holdfast.db.pool import Connection, Database, repeated
 from holdfast.db.sql import statements
 
 
@@ -22,10 +22,11 @@ class Deliveries:
         self._database = database
         self._sql = statements("webhooks")
 
+    @repeated
     async def take(self, sender: UUID, *, limit: int, lease: float, busy: Sequence[str] = ()) -> list[DictRow]:
         """Up to `limit` deliveries that are due, none of them for the receivers in `busy`; `sent_at` is now."""
         params = {"sender": sender, "limit": limit, "lease": lease, "busy": list(busy)}
-        async with self._database.connection("worker") as conn:
+        async with self._database.transaction("worker") as conn:
             return await (await conn.execute(self._sql["take"], params)).fetchall()
 
     async def deliver(self, delivery_id: UUID) -> None:
@@ -48,7 +49,8 @@ class Deliveries:
         """Remove what was settled more than `keep` seconds ago. Returns how many."""
         return await self._change("sweep", keep=keep, batch=batch)
 
-    async def _change(self, verb: str, **params: object) -> int:
+    @repeated
+    async def _change(self, verb: str, /, **params: object) -> int:
         async with self._database.connection("worker") as conn:
             return (await conn.execute(self._sql[verb], params)).rowcount
 

@@ -34,7 +34,7 @@ class Standing:
 
     written_by_this_run: bool
     open_tasks: bool
-    """Some task is neither finished nor waiting for an answer."""
+    """Some task is neither finished nor waiting for an answer, or all are finished and their step is not."""
     at_breakpoint: bool
     """This run's interrupt_before/interrupt_after names the next or the last executed nodes."""
     command_saved: bool

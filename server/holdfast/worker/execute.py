@@ -44,7 +44,7 @@ from holdfast.wire.modes import Modes
 from holdfast.wire.runs import RunKwargs
 from holdfast.worker.graphs import Graph, Graphs
 from holdfast.worker.journal import Journal
-from holdfast.worker.outcome import finished_outcome, outcome_of, pending_ids, result_json
+from holdfast.worker.outcome import finished_outcome, has_open_tasks, outcome_of, pending_ids, result_json
 from holdfast.worker.webhooks import Courier
 
 logger = logging.getLogger(__name__)
@@ -101,12 +101,12 @@ class Execution:
 
     async def run(self) -> None:
         """Execute to the end; raises nothing that belongs to the run."""
-        await self._journal.resume_numbering()
-        metadata = {"run_id": str(self.claim.run_id), "attempt": self.claim.attempt}
-        self._journal.emit("metadata", codec.dumps(metadata))
         result: bytes | None = None
         over = False
         try:
+            await self._journal.resume_numbering()
+            metadata = {"run_id": str(self.claim.run_id), "attempt": self.claim.attempt}
+            self._journal.emit("metadata", codec.dumps(metadata))
             end = await self._end_of(await self._perform())
             if end is not None:
                 end = await self._recorded(end)
@@ -115,8 +115,9 @@ class Execution:
                 result = _result(end)
         except FenceLost:
             logger.warning("run %s belongs to a newer claim; this attempt ends", self.claim.run_id)
-        except DatabaseError:
-            logger.exception("run %s could not be ended; it stays claimed until it is reconciled", self.claim.run_id)
+        except DatabaseError as error:
+            logger.warning("run %s could not be ended: %s", self.claim.run_id, error, exc_info=error)
+            await self._given_up()
         finally:
             self._shop.events.close_tape(self.claim.run_id, self.claim.thread_id, result, over=over)
 
@@ -204,6 +205,12 @@ class Execution:
             logger.info("run %s was handed back", self.claim.run_id)
             self._shop.bell.ring("run", self.claim.run_id)
 
+    async def _given_up(self) -> None:
+        try:
+            await self._hand_back()
+        except (DatabaseError, FenceLost):
+            logger.warning("run %s stays claimed until it is reconciled", self.claim.run_id, exc_info=True)
+
     async def _left_behind(self, error: Mapping[str, str], *, failed: bool) -> Outcome | None:
         """The thread's state after a run that broke off; None where it cannot be read."""
         try:
@@ -270,7 +277,7 @@ class Execution:
         metadata = snapshot.metadata or {}
         return Standing(
             written_by_this_run=metadata.get("run_id") == str(self.claim.run_id),
-            open_tasks=any(task.result is None and not task.interrupts for task in snapshot.tasks),
+            open_tasks=has_open_tasks(snapshot),
             at_breakpoint=await self._at_breakpoint(graph, snapshot),
             command_saved=self.claim.command_saved,
         )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -25,6 +26,10 @@ from holdfast.worker.execute import Execution, Workshop
 logger = logging.getLogger(__name__)
 
 PAUSE_AFTER_ERROR = 0.5
+ADRIFT_SECONDS = 1.0
+"""How long a run may be attributed to this worker and executed nowhere, while nothing is being claimed."""
+LOST_ANSWER_SECONDS = 30.0
+"""The same while something is: a commit whose answer was lost may take so long to be looked up."""
 LAST_SECONDS = 10.0
 """How long a stopping worker waits for steps that were told to stop at once."""
 
@@ -41,7 +46,8 @@ class Worker:
         self._reserved = 0
         self._executions: dict[UUID, Execution] = {}
         self._tasks: dict[UUID, asyncio.Task[None]] = {}
-        self._adrift: set[UUID] = set()
+        self._adrift: dict[UUID, float] = {}
+        self._claiming = False
         self._draining = False
         self._taking_over = False
         self._wake = asyncio.Event()
@@ -87,8 +93,8 @@ class Worker:
             self._taking_over = True
             self._spawn(self._take_over(dead), "take-over")
 
-    def lease_lost(self) -> None:
-        """Somebody judged this worker dead: find out what is still its own."""
+    def check_claims(self) -> None:
+        """The database was away, or somebody judged this worker dead: find out what is its own."""
         self._spawn(self.reconcile(), "reconcile")
 
     async def run(self) -> None:
@@ -119,20 +125,26 @@ class Worker:
             logger.warning("%d runs do not stop; they are taken over once this process is gone", self.active)
 
     async def reconcile(self) -> None:
-        """Make the runs executed here and the runs that the database attributes to this worker the same."""
+        """Make the runs executed here and the runs that the database attributes to this worker the same.
+
+        A run that was just admitted, claimed or ended is adrift for a moment, and for longer if the answer was lost.
+        """
         # What is claimed while the database answers is not in its answer, and is no less ours.
         executions = list(self._executions.items())
         held = await self._runs.held(self.worker_id)
         for run_id, execution in executions:
             if held.get(run_id) != execution.claim.fencing_token:
                 execution.stop(StopReason.LEASE_LOST)
-        # A run that was just admitted, or just ended, is adrift for a moment; twice in a row means that nobody has it.
-        adrift = held.keys() - self._executions.keys() if not self._reserved else set()
-        if lost := adrift & self._adrift:
+        now = time.monotonic()
+        self._adrift = {run_id: self._adrift.get(run_id, now) for run_id in held.keys() - self._executions.keys()}
+        patience = LOST_ANSWER_SECONDS if self._reserved or self._claiming else ADRIFT_SECONDS
+        lost = sorted(run_id for run_id, since in self._adrift.items() if now - since >= patience)
+        if lost:
             logger.warning("%d claimed runs are executed nowhere; returning them to the queue", len(lost))
-            await self._runs.requeue_lost(self.worker_id, sorted(lost))
+            await self._runs.requeue_lost(self.worker_id, lost)
             self._wake.set()
-        self._adrift = set(adrift)
+        elif self._adrift:
+            asyncio.get_running_loop().call_later(ADRIFT_SECONDS, self.check_claims)
 
     async def _idle_within(self, seconds: float) -> bool:
         try:
@@ -151,7 +163,11 @@ class Worker:
         free = self._free
         if free < 1:
             return False
-        claimed = await self._runs.claim(self.worker_id, limit=free)
+        self._claiming = True
+        try:
+            claimed = await self._runs.claim(self.worker_id, limit=free)
+        finally:
+            self._claiming = False
         for claim in claimed:
             self._launch(claim)
         return bool(claimed)

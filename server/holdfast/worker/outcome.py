@@ -52,6 +52,17 @@ def pending_ids(snapshot: StateSnapshot) -> frozenset[str]:
     return frozenset(asked["id"] for task in interrupts_by_task(snapshot).values() for asked in task)
 
 
+def has_open_tasks(snapshot: StateSnapshot) -> bool:
+    """Whether there is something to do without an answer from outside.
+
+    Tasks whose writes are all saved are still tasks: the process died before their step became a checkpoint.
+    """
+    asking = [task for task in snapshot.tasks if task.interrupts]
+    return len(snapshot.tasks) > len(asking) and (
+        not asking or any(task.result is None for task in snapshot.tasks if not task.interrupts)
+    )
+
+
 def result_json(outcome: Outcome, error: Mapping[str, str] | None) -> bytes:
     """What `wait` and `join` answer: the values, `__interrupt__` if something is asked, `__error__` if it failed."""
     if error is not None:

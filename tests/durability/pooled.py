@@ -1,0 +1,110 @@
+"""R15: behind PgBouncer in transaction mode, where sessions mean nothing: no LISTEN, no session locks, the lease alone.
+
+What R6, R7 and R9 try, and workers that are killed or frozen, once more with PgBouncer in between.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+from tests.db.pgbouncer import pgbouncer
+from tests.durability import takeover
+from tests.durability.client import Client
+from tests.durability.effects import EffectLog
+from tests.durability.goals import Control, Goal, Trial
+from tests.durability.lost_connections import own_database, silence, storm
+from tests.durability.outages import outage, stoppable
+from tests.durability.tally import Tally
+from tests.durability.walk import PROJECT
+from tests.support.server import Server
+
+POOLED = {"HOLDFAST_POOLER": "transaction"}
+SERVER_CONNECTIONS = 12
+LEASE_SECONDS = 5.0
+NOTICED_WITHIN = LEASE_SECONDS + 1.0
+STORM_ROUNDS, SILENCE_ROUNDS = 5, 15
+"""Of what is counted in terminations and seconds elsewhere, for one round here."""
+
+
+def played(trial: Trial) -> Tally:
+    """Everything, so many rounds."""
+    tally = Tally("behind PgBouncer in transaction mode")
+    with own_database(trial.directory / "own") as url, pgbouncer(url, server_connections=SERVER_CONNECTIONS) as pooled:
+        tally.add(storm(_part(trial, "storm", STORM_ROUNDS), url, pooled, **POOLED))
+        tally.add(silence(_part(trial, "silence", SILENCE_ROUNDS), url, pooled, **POOLED))
+        if not trial.planted:
+            tally.add(taken_over(_part(trial, "taken-over", 1), pooled))
+    if not trial.planted:
+        with (
+            stoppable(trial.directory / "stoppable") as (postgres, url),
+            pgbouncer(url, server_connections=SERVER_CONNECTIONS) as pooled,
+        ):
+            tally.add(outage(_part(trial, "outage", 1), postgres, url, pooled, **POOLED))
+    return tally
+
+
+def _part(trial: Trial, name: str, rounds: int) -> Trial:
+    directory = trial.directory / name
+    directory.mkdir()
+    return replace(trial, rounds=trial.rounds * rounds, directory=directory)
+
+
+@contextmanager
+def _site(trial: Trial, pooled: str) -> Iterator[takeover.Site]:
+    """An API and two workers that know each other by their leases alone."""
+    effects = EffectLog(trial.directory / "effects.jsonl")
+    given: dict[str, Any] = {
+        "config": PROJECT,
+        "database_url": pooled,
+        "EFFECT_LOG": str(effects.path),
+        "HOLDFAST_LEASE_SECONDS": str(LEASE_SECONDS),
+        **POOLED,
+    }
+    servers = [Server(part=part, **given) for part in ("api", "worker", "worker")]
+    with ExitStack() as stack, ThreadPoolExecutor() as pool:
+        api, one, two = list(pool.map(stack.enter_context, servers))
+        client = stack.enter_context(Client(api.url))
+        yield takeover.Site(client, (one, two), effects, pooled, LEASE_SECONDS)
+
+
+def taken_over(trial: Trial, pooled: str) -> Tally:
+    """Workers die and freeze. A dead one stays a zombie, so that its process seems to exist, as on another host."""
+    tally = Tally("a worker's lease is all that is seen of it")
+    with _site(trial, pooled) as site:
+        for _ in range(trial.rounds):
+            walk = site.walk()
+            walk.started(2)
+            holder, other = site.holder_and_other(walk)
+            died = time.monotonic()
+            holder.signal(signal.SIGKILL)
+            gap = walk.started_by(other.pid, LEASE_SECONDS + 10).started - died
+            holder.wait()
+            tally.count("workers killed")
+            tally.timed("killed: until it went on", gap)
+            tally.fault("killed: went on too late", [f"{gap:.2f} s"] if gap > NOTICED_WITHIN else [])
+            walk.judge(tally, may_start_twice=1)
+        takeover.frozen(site, tally, trial.rounds)
+    return tally
+
+
+POOLER = Goal(
+    id="R15",
+    title="PgBouncer in transaction mode",
+    play=played,
+    rounds=2,
+    at_least={
+        "connections terminated": 50,
+        "answers lost": 50,
+        "outages": 2,
+        "workers killed": 2,
+        "frozen: rounds": 2,
+        "runs acknowledged": 100,
+    },
+    controls=(Control("no-save-retry", ("5xx answers", "runs that did not succeed", "wrong answers"), rounds=1),),
+)
