@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+from langgraph.store.base import Op, Result, SearchOp
+
+from graph import ledger
 from holdfast.__main__ import main
-from holdfast.db import admission, pool, sql
+from holdfast.db import admission, pool, sql, store
 
 
 def no_fence() -> None:
@@ -41,10 +44,24 @@ def no_save_retry() -> None:
     pool.Database.retrying = once
 
 
+def no_ledger() -> None:
+    """Nothing that the ledger of effects holds is ever found, as if there were none."""
+    found = store.PooledStore.abatch
+
+    async def forgetful(self: store.PooledStore, ops: Iterable[Op]) -> list[Result]:
+        asked = list(ops)
+        results = await found(self, asked)
+        of_effects = [isinstance(op, SearchOp) and ledger.ROOT in op.namespace_prefix for op in asked]
+        return [[] if forgotten else result for result, forgotten in zip(results, of_effects, strict=True)]
+
+    store.PooledStore.abatch = forgetful
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "no-fence": no_fence,
     "no-binding": no_binding,
     "no-save-retry": no_save_retry,
+    "no-ledger": no_ledger,
 }
 
 if __name__ == "__main__":
