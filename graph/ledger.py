@@ -23,7 +23,8 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, ParamSpec
@@ -44,6 +45,8 @@ IfUnknown = Literal["run_again", "ask", "tell"]
 ROOT = "effects"
 KEPT_MINUTES = 60.0 * 24 * 30
 """How long a line is kept whose effect is known, in a store that has a time to live; an unknown one stays for good."""
+DOUBT = "Whether it took effect is not known."
+"""The note on an exception that came out of an effect."""
 UNKNOWN_CHOICES: Sequence[Choice] = ("approve", "respond", "reject")
 
 _MOST_LINES = 1_000
@@ -57,6 +60,10 @@ class NothingHappenedError(Exception):
 
 class UnknownEffectError(Exception):
     """The call was started before, and whether it took effect is not known. Its text is the evidence."""
+
+
+class LedgerError(Exception):
+    """The store failed, and nothing was run without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +122,15 @@ class _Ledger:
         )
 
     async def read(self) -> list[_Line]:
-        found = await self.store.asearch(self._namespace, limit=_MOST_LINES)
+        with _reached():
+            found = await self.store.asearch(self._namespace, limit=_MOST_LINES)
         return [_Line(**item.value) for item in found]
 
     async def write(self, line: _Line) -> None:
         forever = line.state == "started"
         ttl: dict[str, Any] = {"ttl": None if forever else KEPT_MINUTES} if self.store.supports_ttl else {}
-        await self.store.aput(self._namespace, line.id, asdict(line), index=False, **ttl)
+        with _reached():
+            await self.store.aput(self._namespace, line.id, asdict(line), index=False, **ttl)
 
     async def start(self, known: Sequence[_Line], answers: int) -> _Line | None:
         """A line for an execution that may begin now; None if another one has begun since the lines were read."""
@@ -136,7 +145,7 @@ class _Ledger:
         """Say what came of an execution. If that fails the line stays `started`, which is never untrue."""
         try:
             await self.write(replace(line, **outcome))
-        except Exception:
+        except LedgerError:
             _logger.warning("the end of effect %s could not be recorded", self.effect.key, exc_info=True)
 
 
@@ -152,8 +161,8 @@ async def happens_once(
         NothingHappenedError: the call ran before with other arguments, or there is no store that could remember it;
             or `act` raised it.
         UnknownEffectError: by policy ("tell"), or because a human left it at that.
-        Exception: whatever the store raises, in which case `act` is not executed (again); and, unless a human is
-            asked, whatever `act` raises.
+        LedgerError: the store fails.
+        Exception: whatever `act` raises, with DOUBT as a note, unless a human is asked about it.
     """
     if store is None:
         return await _unrecorded(effect, act, if_unknown)
@@ -209,6 +218,7 @@ async def _executed(ledger: _Ledger, mine: _Line, act: Callable[[], Awaitable[st
         await ledger.end(mine, error="a question in the middle")
         raise UnknownEffectError(f"{mine.name} asked in the middle of its effect; it has to ask before") from question
     except Exception as error:
+        error.add_note(DOUBT)
         await ledger.end(mine, error=_named(error))
         raise
     await ledger.end(mine, state="committed", result=json.dumps(result))
@@ -241,7 +251,13 @@ async def _unrecorded(effect: Effect, act: Callable[[], Awaitable[str]], if_unkn
             "It was not run. Compile the graph with a store."
         )
     _logger.warning("no store: only the idempotency key keeps %s from happening twice", effect.key)
-    return await act()
+    try:
+        return await act()
+    except NothingHappenedError:
+        raise
+    except Exception as error:
+        error.add_note(DOUBT)
+        raise
 
 
 def _recorded(effect: Effect, done: _Line) -> str:
@@ -280,6 +296,14 @@ def _evidence(effect: Effect, unknown: Sequence[_Line]) -> str:
     if last.arguments != fingerprint(effect.call["args"]):
         text += " It was started with other arguments than these."
     return text
+
+
+@contextmanager
+def _reached() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise LedgerError("the ledger of effects cannot be reached, and nothing is run without it") from error
 
 
 def _named(error: Exception) -> str:
