@@ -114,7 +114,7 @@ def _extracted(paths: Mapping[str, Path]) -> tuple[str, dict[str, Any]]:
             pair = pair.replace(f"%({name})s", f"%({name}_{number})s")
         params |= {f"{name}_{number}": value for name, value in names.items()}
         pairs.append(pair)
-    return f"jsonb_build_object({', '.join(pairs)})", params
+    return f"json_build_object({', '.join(pairs)})", params
 
 
 def _source(path: Path) -> tuple[str, dict[str, Any], Path]:

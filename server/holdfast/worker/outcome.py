@@ -24,7 +24,7 @@ def outcome_of(snapshot: StateSnapshot, *, error: Mapping[str, str] | None = Non
     return Outcome(
         checkpoint_id=checkpoint_id,
         values=_values(snapshot.values),
-        interrupts=codec.loads(codec.dumps(interrupts_by_task(snapshot))),
+        interrupts=codec.for_jsonb(interrupts_by_task(snapshot)),
         unfinished=bool(snapshot.next),
         error=error,
         failed=failed,
