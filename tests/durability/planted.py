@@ -57,11 +57,18 @@ def no_ledger() -> None:
     store.PooledStore.abatch = forgetful
 
 
+def jsonb_values() -> None:
+    """A thread's values are what JSONB makes of them."""
+    named = sql.statements("threads")
+    named["put_values"] = named["put_values"].replace("value::json", "value::jsonb")
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "no-fence": no_fence,
     "no-binding": no_binding,
     "no-save-retry": no_save_retry,
     "no-ledger": no_ledger,
+    "jsonb-values": jsonb_values,
 }
 
 if __name__ == "__main__":

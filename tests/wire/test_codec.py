@@ -33,7 +33,7 @@ from langgraph.types import Command, Interrupt, Send
 from pydantic import BaseModel, SecretStr, field_serializer
 
 from holdfast.errors import Conflict, DatabaseError, UnserializableValue
-from holdfast.wire.codec import MAX_BODY_DEPTH, MAX_DEPTH, dumps, error_body, loads
+from holdfast.wire.codec import MAX_BODY_DEPTH, MAX_DEPTH, dumps, error_body, for_jsonb, loads
 
 Point = namedtuple("Point", "x y")
 INVALID = "Invalid JSON in request body"
@@ -267,6 +267,11 @@ ANY_VALUES = st.recursive(
     ),
     max_leaves=20,
 )
+
+
+def test_an_errors_text_is_one_that_jsonb_takes() -> None:
+    assert error_body(ValueError("a\x00b \ud800"))["message"] == "a\ufffdb \ufffd"
+    assert for_jsonb({"k\x00": ["\\u0000", "\x00"], "n": -0.0}) == {"k\ufffd": ["\\u0000", "\ufffd"], "n": -0.0}
 
 
 @settings(deadline=None)

@@ -170,3 +170,15 @@ ledgered = (
     .add_edge(START, "step")
     .add_conditional_edges("step", _more, ["step", END])
 )
+
+
+class Kept(TypedDict, total=False):
+    said: Any
+    ask: bool
+
+
+def _keep(state: Kept) -> Kept:
+    return {"said": interrupt("what?")["said"]} if state.get("ask") else {"said": state.get("said")}
+
+
+keep = StateGraph(Kept).add_node("keep", _keep).add_edge(START, "keep").add_edge("keep", END)

@@ -41,7 +41,7 @@ SELECT interrupts, error, status,
        coalesce((
            SELECT json_object_agg(channel, value)
            FROM (SELECT channel,
-                        CASE WHEN min(idx) = -1 THEN json_agg(value) -> 0
+                        CASE WHEN min(idx) = -1 THEN (array_agg(value))[1]
                              ELSE json_agg(value ORDER BY idx) END AS value
                  FROM holdfast.thread_values v
                  WHERE v.thread_id = t.thread_id

@@ -1,5 +1,5 @@
 -- A search is put together from these parts: only the terms that were given stand in it, so that each combination has a
--- plan of its own.
+-- plan of its own. Values are JSON, which says exactly what the graph did; Postgres looks inside only as JSONB.
 
 -- name: view
 -- What is costly is read for the rows of the page alone, not for those that an offset passes over.
@@ -40,19 +40,19 @@ AND NOT EXISTS (
 -- name: values
 (SELECT coalesce(json_object_agg(channel, value), '{}')
  FROM (SELECT channel,
-              CASE WHEN min(idx) = -1 THEN json_agg(value) -> 0 ELSE json_agg(value ORDER BY idx) END AS value
+              CASE WHEN min(idx) = -1 THEN (array_agg(value))[1] ELSE json_agg(value ORDER BY idx) END AS value
        FROM holdfast.thread_values v
        WHERE v.thread_id = t.thread_id
        GROUP BY channel) AS channels)
 
 -- name: channel
-(SELECT CASE WHEN min(idx) = -1 THEN json_agg(value) -> 0 ELSE json_agg(value ORDER BY idx) END
+(SELECT CASE WHEN min(idx) = -1 THEN (array_agg(value))[1] ELSE json_agg(value ORDER BY idx) END
  FROM holdfast.thread_values v
  WHERE v.thread_id = t.thread_id AND v.channel = %(channel)s)
 
 -- name: element
 -- One element of a list channel, from its end if `place` is negative, without reading the others.
-(SELECT CASE WHEN v.idx = -1 THEN v.value #> ARRAY[%(place)s::text] ELSE v.value END
+(SELECT CASE WHEN v.idx = -1 THEN (holdfast.as_jsonb(v.value) #> ARRAY[%(place)s::text])::json ELSE v.value END
  FROM holdfast.thread_values v
  WHERE v.thread_id = t.thread_id AND v.channel = %(channel)s
    AND v.idx IN (-1, CASE WHEN %(place)s >= 0 THEN %(place)s::integer ELSE (
