@@ -64,7 +64,13 @@ def result_json(outcome: Outcome, error: Mapping[str, str] | None) -> bytes:
 
 def _values(state: Any) -> Mapping[str, bytes | Sequence[bytes]]:
     channels = state if isinstance(state, Mapping) else {ROOT: state}
-    return {channel: _ready(value) for channel, value in channels.items()}
+    return {_name(channel): _ready(value) for channel, value in channels.items()}
+
+
+def _name(channel: Any) -> str:
+    """A state without channels of its own may have any keys; here they are texts that Postgres takes."""
+    [name] = codec.for_jsonb({channel: None})
+    return str(name)
 
 
 def _ready(value: Any) -> bytes | list[bytes]:
