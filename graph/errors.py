@@ -18,6 +18,8 @@ from typing import Any, Literal
 
 from langgraph.errors import GraphBubbleUp
 
+from graph.ledger import NothingHappenedError
+
 FailureClass = Literal[
     "rate_limit",
     "timeout",
@@ -33,7 +35,7 @@ FailureClass = Literal[
 Reaction = Literal["retry_then_ask", "retry_then_give_up", "give_up", "feed_back"]
 
 
-class BusinessRuleError(ValueError):
+class BusinessRuleError(NothingHappenedError, ValueError):
     """A tool refuses on purpose: the call is well formed, but not allowed. The text is for the model."""
 
 
@@ -89,7 +91,7 @@ _BY_STATUS: Mapping[int, FailureClass] = {
 }
 
 _BY_TYPE: Mapping[str, FailureClass] = {
-    f"{__name__.partition('.')[0]}.{BusinessRuleError.__name__}": "business_validation",
+    f"{__name__.partition('.')[0]}.{NothingHappenedError.__name__}": "business_validation",
     "builtins.ConnectionError": "connection",
     "builtins.TimeoutError": "timeout",
     "httpx.TimeoutException": "timeout",

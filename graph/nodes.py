@@ -16,6 +16,7 @@ from langgraph.types import Command
 from graph import routing
 from graph.approvals import CALL_CHOICES, Grant, UnusableAnswerError, ask
 from graph.errors import POLICIES, AnswerCutShortError, BusinessRuleError, classify, describe, retry_after
+from graph.ledger import DOUBT, LedgerError, UnknownEffectError
 from graph.messages import prompt, unreadable, with_own_call_ids
 from graph.models import ModelFactory, chat_model
 from graph.state import Context, Failure, State
@@ -120,7 +121,7 @@ class Nodes:
         except GraphBubbleUp:
             raise
         except Exception as error:  # noqa: BLE001 - a tool is code that we do not know, and its failure is news
-            message = _tool_message(call, self._failure_text(call, error), "error")
+            message = _tool_message(call, _failure_text(error), "error")
         return {"messages": [message]}
 
     async def _run(self, call: ToolCall, runtime: Runtime[Context]) -> ToolMessage:
@@ -129,22 +130,9 @@ class Nodes:
         if refusal is not None:
             return refusal
         agent_tool = self.tools_by_name[reviewed["name"]]
-        result = await execute(agent_tool, reviewed, grant, _idempotency_key(runtime, call))
+        result = await execute(agent_tool, reviewed, grant, runtime.execution_info, runtime.store)
         note = _EDITED.format(name=reviewed["name"], args=reviewed["args"]) if reviewed is not call else ""
         return _tool_message(call, note + result, "success")
-
-    def _failure_text(self, call: ToolCall, error: Exception) -> str:
-        failure_class = classify(error)
-        if failure_class == "timeout":
-            agent_tool = self.tools_by_name.get(call["name"])
-            doubt = " Whether it took effect is not known." if agent_tool and agent_tool.needs_approval else ""
-            return f"timeout: the tool did not finish in time.{doubt}"
-        if failure_class in ("business_validation", "output_parsing"):
-            return f"{failure_class}: {error}"
-        if failure_class == "tool_failure" or isinstance(error, ValueError):
-            return f"tool_failure: {error}"
-        # The text of an error that nobody wrote for the model may hold anything: a password in a URL, say.
-        return f"tool_failure: the tool failed ({type(error).__name__})."
 
     def _check(self, name: str, args: object) -> None:
         if name not in self.tools_by_name:
@@ -181,11 +169,19 @@ class Nodes:
             raise UnusableAnswerError(str(error)) from error
 
 
-def _idempotency_key(runtime: Runtime[Context], call: ToolCall) -> str:
-    info = runtime.execution_info
-    # Without a checkpointer nothing can be resumed or repeated, and the run stands in for the thread.
-    owner = (info.thread_id or info.run_id or info.task_id) if info else None
-    return f"{owner}:{call['id']}"
+def _failure_text(error: Exception) -> str:
+    if isinstance(error, UnknownEffectError):
+        return f"unknown: {error}"
+    failure_class = classify(error)
+    if failure_class in ("business_validation", "output_parsing"):
+        return f"{failure_class}: {error}"
+    doubt = f" {DOUBT}" if DOUBT in getattr(error, "__notes__", ()) else ""
+    if failure_class == "timeout":
+        return f"timeout: the tool did not finish in time.{doubt}"
+    if failure_class == "tool_failure" or isinstance(error, ValueError | LedgerError):
+        return f"tool_failure: {error}{doubt}"
+    # The text of an error that nobody wrote for the model may hold anything: a password in a URL, say.
+    return f"tool_failure: the tool failed ({type(error).__name__}).{doubt}"
 
 
 def _tool_message(call: ToolCall, text: str, status: Literal["success", "error"]) -> ToolMessage:

@@ -10,11 +10,14 @@ from typing import Annotated, Any
 from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import ToolCall, ToolMessage
 from langchain_core.tools import BaseTool, InjectedToolArg, tool
+from langgraph.runtime import ExecutionInfo
+from langgraph.store.base import BaseStore
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from graph import knowledge, outbox
 from graph.approvals import Grant
 from graph.calculator import calculate
+from graph.ledger import Effect, IfUnknown, happens_once
 
 RESULT_LIMIT = 8_000
 _KEY = "idempotency_key"
@@ -32,13 +35,21 @@ class BadArgumentsError(OutputParserException):
 class AgentTool:
     """A LangChain tool and what this agent has to know about it. `timeout` in seconds.
 
+    `if_unknown` makes a tool one with an effect, and says what follows when nobody knows whether it happened. None =
+    it only looks and computes, may run any number of times, and costs no ledger.
+
     A tool whose schema has an `idempotency_key` (an InjectedToolArg, which the model neither sees nor sets)
-    is handed the key under which its effect may happen once.
+    is handed the key under which its effect may happen once; without one it cannot be "run_again".
     """
 
     spec: BaseTool
     needs_approval: bool = False
+    if_unknown: IfUnknown | None = None
     timeout: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.if_unknown == "run_again" and not self.wants_key:
+            raise TypeError(f"{self.name} takes no {_KEY}, so that running it again might do it twice")
 
     @property
     def name(self) -> str:
@@ -71,21 +82,36 @@ class AgentTool:
 Toolbox = Mapping[str, AgentTool]
 
 
-async def execute(agent_tool: AgentTool, call: ToolCall, grant: Grant | None, idempotency_key: str) -> str:
+async def execute(
+    agent_tool: AgentTool,
+    call: ToolCall,
+    grant: Grant | None,
+    info: ExecutionInfo | None = None,
+    store: BaseStore | None = None,
+) -> str:
     """Run one call and return its result as text, cut to RESULT_LIMIT characters with a note.
 
+    `info` and `store` are those of the node's runtime.
+
     Raises NotGrantedError if the tool needs approval and `grant` is not for exactly this call,
-    BadArgumentsError, and whatever the tool raises.
+    BadArgumentsError, what `happens_once` raises, and whatever the tool raises.
     """
     args = agent_tool.check(call["args"])
     if agent_tool.needs_approval and not (grant is not None and grant.covers(agent_tool.name, args)):
         raise NotGrantedError(f"{agent_tool.name} was called without approval of this call")
+    effect = Effect.of(call, info)
     if agent_tool.wants_key:
-        args = {**args, _KEY: idempotency_key}
+        args = {**args, _KEY: effect.key}
     given = ToolCall(type="tool_call", name=call["name"], args=args, id=call["id"])
-    async with asyncio.timeout(agent_tool.timeout):
-        result = await agent_tool.spec.ainvoke(given)
-    return capped(result.text if isinstance(result, ToolMessage) else str(result))
+
+    async def act() -> str:
+        async with asyncio.timeout(agent_tool.timeout):
+            result = await agent_tool.spec.ainvoke(given)
+        return capped(result.text if isinstance(result, ToolMessage) else str(result))
+
+    if agent_tool.if_unknown is None:
+        return await act()
+    return await happens_once(effect, act, store=store, if_unknown=agent_tool.if_unknown)
 
 
 def capped(text: str) -> str:
@@ -147,5 +173,5 @@ def standard_tools() -> Toolbox:
     return toolbox(
         AgentTool(calculator, timeout=5.0),
         AgentTool(lookup_knowledge, timeout=10.0),
-        AgentTool(send_message, needs_approval=True, timeout=30.0),
+        AgentTool(send_message, needs_approval=True, if_unknown="run_again", timeout=30.0),
     )

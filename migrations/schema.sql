@@ -104,13 +104,23 @@ CREATE INDEX threads_to_expire ON holdfast.threads (((updated_at AT TIME ZONE 'U
 CREATE INDEX threads_by_metadata ON holdfast.threads USING gin (metadata jsonb_path_ops);
 CREATE INDEX threads_to_sweep ON holdfast.threads (deleted_at) WHERE deleted_at IS NOT NULL;
 
+-- JSONB keeps numbers by their value (1e20 comes back without its exponent, -0.0 without its sign) and no NUL at all,
+-- so values are kept as JSON.
+CREATE FUNCTION holdfast.as_jsonb(value json) RETURNS jsonb
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+RETURN CASE
+    WHEN strpos(value::text, '\u0000') = 0 THEN value::jsonb
+    ELSE regexp_replace(value::text, '(?<!\\)((?:\\\\)*)\\u0000', '\1' || chr(65533), 'g')::jsonb
+END;
+COMMENT ON FUNCTION holdfast.as_jsonb(json) IS 'to search in: NUL, which JSONB refuses, is U+FFFD';
+
 -- A thread's values, one row per channel, or per element of a list channel, so that a longer conversation
 -- rewrites nothing that was there before. idx -1 is a whole value.
 CREATE TABLE holdfast.thread_values (
     thread_id uuid NOT NULL REFERENCES holdfast.threads ON DELETE CASCADE,
     channel text NOT NULL,
     idx integer NOT NULL,
-    value jsonb NOT NULL,
+    value json NOT NULL,
     PRIMARY KEY (thread_id, channel, idx)
 );
 

@@ -186,6 +186,19 @@ async def test_extract_shows_what_stands_at_a_path(sdk: LangGraphClient, tag: di
 
 
 @pytest.mark.requirement("threads.extract")
+@pytest.mark.requirement("threads.search_values")
+def test_a_value_with_nul_is_found_as_u_fffd_and_shown_as_it_is(http: httpx.Client, tag: dict[str, str]) -> None:
+    for said in ("a\x00b\x00\x00", "\\u0000 \x00"):
+        wait(http, new_thread(http, metadata=tag), "mirror", input={"text": said})
+        paths = {"text": "values.text", "code": "values.codes[1]", "all": "values"}
+        body = {"metadata": tag, "values": {"text": said.replace("\x00", "\ufffd")}, "extract": paths}
+        [found] = http.post("/threads/search", json=body).json()
+        assert found["values"]["text"] == said
+        assert found["extracted"] == {"text": said, "code": ord(said[1]), "all": found["values"]}
+    assert http.post("/threads/count", json={"metadata": tag, "values": {"text": "else"}}).json() == 0
+
+
+@pytest.mark.requirement("threads.extract")
 def test_extract_stands_beside_the_thread_and_works_without_values(http: httpx.Client, tag: dict[str, str]) -> None:
     new_thread(http, metadata=tag)
     [plain] = http.post("/threads/search", json={"metadata": tag}).json()

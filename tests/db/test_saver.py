@@ -186,6 +186,18 @@ async def test_the_writes_of_a_retried_task_replace_the_earlier_ones(stage: Stag
     assert sorted(read.pending_writes) == [(task, "__error__", "boom"), (task, "z", 4), (other, "x", 9)]
 
 
+async def test_a_task_that_asked_twice_saves_its_last_answers(stage: Stage) -> None:
+    claim = await stage.started()
+    ours = saver(stage, claim)
+    saved = await put(ours, config_of(claim), {"x": [0]})
+    task = str(UUID(int=1))
+    await ours.aput_writes(saved, [("__resume__", ["yes"]), ("__resume__", ["yes", "no"]), ("x", 1)], task)
+    read = await ours.aget_tuple(saved)
+    assert read is not None
+    assert read.pending_writes is not None
+    assert sorted(read.pending_writes) == [(task, "__resume__", ["yes", "no"]), (task, "x", 1)]
+
+
 async def test_saving_no_writes_is_no_lost_fence(stage: Stage) -> None:
     claim = await stage.started()
     ours = saver(stage, claim)

@@ -12,9 +12,10 @@ from tests.durability.goals import Goal, played
 from tests.durability.lost_connections import STALLED, TERMINATED, UNANSWERED
 from tests.durability.outages import AWAY, FULL, TOGETHER
 from tests.durability.pooled import POOLER
+from tests.durability.states import R14
 from tests.durability.tally import say
 
-GOALS: tuple[Goal, ...] = (TERMINATED, STALLED, AWAY, TOGETHER, UNANSWERED, FULL, POOLER)
+GOALS: tuple[Goal, ...] = (TERMINATED, STALLED, AWAY, TOGETHER, UNANSWERED, FULL, POOLER, R14)
 """In the order of docs/durability.md."""
 
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from langgraph.store.base import Op, Result, SearchOp
+
+from graph import ledger
 from holdfast.__main__ import main
-from holdfast.db import admission, commits, pool, sql
+from holdfast.db import admission, commits, pool, sql, store
 
 
 def no_fence() -> None:
@@ -62,12 +65,33 @@ def no_sync_commit() -> None:
     pool._configure = careless
 
 
+def no_ledger() -> None:
+    """Nothing that the ledger of effects holds is ever found, as if there were none."""
+    found = store.PooledStore.abatch
+
+    async def forgetful(self: store.PooledStore, ops: Iterable[Op]) -> list[Result]:
+        asked = list(ops)
+        results = await found(self, asked)
+        of_effects = [isinstance(op, SearchOp) and ledger.ROOT in op.namespace_prefix for op in asked]
+        return [[] if forgotten else result for result, forgotten in zip(results, of_effects, strict=True)]
+
+    store.PooledStore.abatch = forgetful
+
+
+def jsonb_values() -> None:
+    """A thread's values are what JSONB makes of them."""
+    named = sql.statements("threads")
+    named["put_values"] = named["put_values"].replace("value::json", "value::jsonb")
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "no-fence": no_fence,
     "no-binding": no_binding,
     "no-save-retry": no_save_retry,
     "no-sync-commit": no_sync_commit,
     "commits-repeated-blindly": commits_repeated_blindly,
+    "no-ledger": no_ledger,
+    "jsonb-values": jsonb_values,
 }
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ import psycopg
 import pytest
 
 from tests.durability import drain, kill_rounds, takeover
+from tests.durability.goals import Trial
+from tests.durability.states import R14
 from tests.durability.tally import Tally
 from tests.durability.walk import PROJECT
 from tests.support.postgres import Cluster
@@ -57,6 +59,10 @@ def test_the_run_of_a_killed_worker_goes_on_within_two_seconds(site: takeover.Si
 
 def test_ctrl_c_on_the_only_server_leaves_the_run_in_the_queue(cluster: Cluster, tmp_path: Path) -> None:
     assert not drain.run_rounds(1, 0, tmp_path, cluster).failures
+
+
+def test_random_states_come_back_exactly_or_are_refused(tmp_path: Path) -> None:
+    assert not R14.play(Trial(40, random.Random(7), tmp_path)).failures
 
 
 def test_a_run_whose_worker_is_gone_without_a_trace_is_adopted(site: takeover.Site) -> None:

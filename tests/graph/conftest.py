@@ -15,6 +15,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.graph.state import CompiledStateGraph
+from langgraph.store.base import BaseStore
 from langgraph.types import Command, Interrupt
 from llmock.testing import LLMockServer
 
@@ -107,16 +108,16 @@ class Conversation:
 
 @pytest.fixture
 async def talk(saver: BaseCheckpointSaver[Any]) -> AsyncIterator[Callable[..., Conversation]]:
-    """Start a conversation: `talk(tools_by_name=..., limits=...)` are the fields of `Nodes`."""
+    """Start a conversation: `talk(tools_by_name=..., limits=...)` are the fields of `Nodes`, `store` the graph's."""
     models: list[Any] = []
 
     def model(context: Context) -> BaseChatModel:
         models.append(chat_model(context))
         return models[-1]
 
-    def start(**parts: Any) -> Conversation:
+    def start(store: BaseStore | None = None, **parts: Any) -> Conversation:
         nodes = Nodes(**{"limits": QUICK, "model": model, **parts})
-        return Conversation(build(nodes).compile(checkpointer=saver))
+        return Conversation(build(nodes).compile(checkpointer=saver, store=store))
 
     yield start
     for made in models:

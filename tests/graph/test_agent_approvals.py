@@ -239,9 +239,9 @@ async def test_a_call_without_its_own_grant_does_not_run(sent):
     wrong_tool = Grant.of("calculator", ELSE)
     for grant in (None, wrong_args, wrong_tool):
         with pytest.raises(NotGrantedError):
-            await execute(agent_tool, call, grant, "key")
+            await execute(agent_tool, call, grant)
     assert sent() == []
-    await execute(agent_tool, call, Grant.of("send_message", ELSE), "key")
+    await execute(agent_tool, call, Grant.of("send_message", ELSE))
     assert sent() == [("Bob", "good bye")]
 
 

@@ -167,7 +167,7 @@ class FencedSaver(AsyncPostgresSaver):
             return
         configurable = config["configurable"]
         regular = [channel for channel, _ in writes if channel not in WRITES_IDX_MAP]
-        rows = self._dump_writes(
+        dumped = self._dump_writes(
             configurable["thread_id"],
             configurable["checkpoint_ns"],
             configurable["checkpoint_id"],
@@ -175,6 +175,8 @@ class FencedSaver(AsyncPostgresSaver):
             task_path,
             writes,
         )
+        # A task that asked several questions repeats its answers for each of them, all in one place; the last count.
+        rows = list({row[5]: row for row in dumped}.values())
         await self._save(
             "put_writes",
             {

@@ -109,12 +109,13 @@ def _extracted(paths: Mapping[str, Path]) -> tuple[str, dict[str, Any]]:
     for number, (alias, path) in enumerate(paths.items()):
         source, given, rest = _source(path)
         names = {**given, "alias": alias, "rest": [str(step) for step in rest]}
-        pair = f"%(alias)s::text, {source} #> %(rest)s::text[]"
+        inside = f"holdfast.as_jsonb(({source})::json) #> %(rest)s::text[]" if rest else source
+        pair = f"%(alias)s::text, {inside}"
         for name in names:
             pair = pair.replace(f"%({name})s", f"%({name}_{number})s")
         params |= {f"{name}_{number}": value for name, value in names.items()}
         pairs.append(pair)
-    return f"jsonb_build_object({', '.join(pairs)})", params
+    return f"json_build_object({', '.join(pairs)})", params
 
 
 def _source(path: Path) -> tuple[str, dict[str, Any], Path]:

@@ -67,17 +67,22 @@ _MIN_INT, _MAX_INT = -(2**63), 2**64 - 1
 
 
 def dumps(value: Any) -> bytes:
-    """`value` as compact UTF-8 JSON without raw CR, LF or NUL.
+    """`value` as compact UTF-8 JSON without raw CR, LF or NUL (which is escaped, as JSON has it).
 
     Raises `UnserializableValue` when it is nested more than `MAX_DEPTH` levels deep, or refers to itself.
     """
     for option in _ATTEMPTS:
         try:
-            text = orjson.dumps(value, default=_hook, option=option)
+            return orjson.dumps(value, default=_hook, option=option)
         except orjson.JSONEncodeError:
             continue
-        return _without_nul(text) if b"\\u0000" in text else text
     return _exact(value)
+
+
+def for_jsonb(value: Any) -> Any:
+    """`value` as JSON values that JSONB takes: NUL is U+FFFD. Raises as `dumps` does."""
+    text = dumps(value)
+    return loads(_without_nul(text) if b"\\u0000" in text else text)
 
 
 def dumps_exact(value: Any) -> bytes:
@@ -116,10 +121,11 @@ def _refuse_wide(digits: str) -> int:
 
 
 def error_body(exc: BaseException) -> dict[str, str]:
-    """`{"error", "message"}`; the text of an exception class that nobody vouched for stays inside."""
+    """`{"error", "message"}`, ready for JSONB; the text of a class that nobody vouched for stays inside."""
     is_open = isinstance(exc, _OPEN_ERRORS) or any(kind.__name__ == "HTTPException" for kind in type(exc).__mro__)
     message = _text(exc) if is_open else "An internal error occurred"
-    return {"error": type(exc).__name__, "message": message}
+    body: dict[str, str] = for_jsonb({"error": type(exc).__name__, "message": message})
+    return body
 
 
 def _without_nul(text: bytes) -> bytes:
@@ -243,7 +249,7 @@ def _scalar_text(text: str) -> str:
     if _SURROGATE.search(text):
         # UTF-16 joins the two halves of a character that arrived as a surrogate pair.
         text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text.replace("\x00", _REPLACEMENT)
+    return text
 
 
 def _key(key: Any) -> str:

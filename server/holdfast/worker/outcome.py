@@ -24,7 +24,7 @@ def outcome_of(snapshot: StateSnapshot, *, error: Mapping[str, str] | None = Non
     return Outcome(
         checkpoint_id=checkpoint_id,
         values=_values(snapshot.values),
-        interrupts=codec.loads(codec.dumps(interrupts_by_task(snapshot))),
+        interrupts=codec.for_jsonb(interrupts_by_task(snapshot)),
         unfinished=bool(snapshot.next),
         error=error,
         failed=failed,
@@ -75,7 +75,13 @@ def result_json(outcome: Outcome, error: Mapping[str, str] | None) -> bytes:
 
 def _values(state: Any) -> Mapping[str, bytes | Sequence[bytes]]:
     channels = state if isinstance(state, Mapping) else {ROOT: state}
-    return {channel: _ready(value) for channel, value in channels.items()}
+    return {_name(channel): _ready(value) for channel, value in channels.items()}
+
+
+def _name(channel: Any) -> str:
+    """A state without channels of its own may have any keys; here they are texts that Postgres takes."""
+    [name] = codec.for_jsonb({channel: None})
+    return str(name)
 
 
 def _ready(value: Any) -> bytes | list[bytes]:

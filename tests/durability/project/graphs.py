@@ -15,21 +15,26 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 from uuid import uuid4
 
 from langchain_core.messages import AIMessage, AnyMessage, ToolCall, ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
+from langgraph.runtime import Runtime
 from langgraph.types import Send, interrupt
 from typing_extensions import TypedDict
+
+from graph.ledger import Effect, IfUnknown, UnknownEffectError, happens_once
 
 PLAN = (("fetch",), ("read", "compare"), ("draft",), ("send",), ("file",))
 """What the agent of `errand` calls, answer by answer."""
 NEEDS_APPROVAL = "send"
 SHORTEST, LONGEST = 0.05, 0.3
 """How long a tool call takes, in seconds."""
+UNKNOWN = "unknown"
+"""What `ledgered` remembers of a step that was started before and never ended."""
 
 
 @contextmanager
@@ -136,3 +141,44 @@ blocking = (
     .add_edge(START, "step")
     .add_conditional_edges("step", _more, ["step", END])
 )
+
+
+class Ledgered(Walk):
+    if_unknown: NotRequired[IfUnknown]
+    """What follows from a step of which nobody knows whether it happened; "tell" if nothing is said."""
+
+
+async def _ledgered_step(state: Ledgered, config: RunnableConfig, runtime: Runtime) -> dict[str, Any]:
+    call = ToolCall(type="tool_call", name="step", args={}, id=f"step {len(state['done'])}")
+
+    async def act() -> str:
+        with _effect(config, call["id"] or "") as execution:
+            await asyncio.sleep(state["pause"])
+        return execution
+
+    effect = Effect.of(call, runtime.execution_info)
+    try:
+        done = await happens_once(effect, act, store=runtime.store, if_unknown=state.get("if_unknown", "tell"))
+    except UnknownEffectError:
+        done = UNKNOWN
+    return {"done": [done]}
+
+
+ledgered = (
+    StateGraph(Ledgered)
+    .add_node("step", _ledgered_step)
+    .add_edge(START, "step")
+    .add_conditional_edges("step", _more, ["step", END])
+)
+
+
+class Kept(TypedDict, total=False):
+    said: Any
+    ask: bool
+
+
+def _keep(state: Kept) -> Kept:
+    return {"said": interrupt("what?")["said"]} if state.get("ask") else {"said": state.get("said")}
+
+
+keep = StateGraph(Kept).add_node("keep", _keep).add_edge(START, "keep").add_edge("keep", END)

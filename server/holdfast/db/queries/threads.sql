@@ -39,13 +39,13 @@ WHERE thread_id = %(thread_id)s AND %%SEES(t)%% AND deleted_at IS NULL
 -- name: result
 SELECT interrupts, error, status,
        coalesce((
-           SELECT jsonb_object_agg(channel, value)
+           SELECT json_object_agg(channel, value)
            FROM (SELECT channel,
-                        CASE WHEN min(idx) = -1 THEN jsonb_agg(value) -> 0
-                             ELSE jsonb_agg(value ORDER BY idx) END AS value
+                        CASE WHEN min(idx) = -1 THEN (array_agg(value))[1]
+                             ELSE json_agg(value ORDER BY idx) END AS value
                  FROM holdfast.thread_values v
                  WHERE v.thread_id = t.thread_id
-                 GROUP BY channel) AS channels), '{}')::json AS values
+                 GROUP BY channel) AS channels), '{}') AS values
 FROM holdfast.threads t
 WHERE thread_id = %(thread_id)s AND %%SEES(t)%%
 
@@ -133,7 +133,7 @@ SELECT value_digests FROM holdfast.threads WHERE thread_id = %(thread_id)s
 
 -- name: put_values
 INSERT INTO holdfast.thread_values (thread_id, channel, idx, value)
-SELECT %(thread_id)s, channel, idx, value::jsonb
+SELECT %(thread_id)s, channel, idx, value::json
 FROM unnest(%(channels)s::text[], %(idxs)s::integer[], %(values)s::text[]) AS new (channel, idx, value)
 ON CONFLICT (thread_id, channel, idx) DO UPDATE SET value = EXCLUDED.value
 
