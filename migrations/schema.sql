@@ -137,6 +137,7 @@ CREATE TABLE holdfast.runs (
     graph_id text NOT NULL,
     webhook text,
     started_at timestamptz,
+    priority smallint NOT NULL DEFAULT 0 CHECK (priority BETWEEN -10 AND 10),
     CONSTRAINT running_runs_are_claimed
         CHECK ((status = 'running') = (worker_id IS NOT NULL) AND (status <> 'running' OR fencing_token IS NOT NULL))
 );
@@ -147,7 +148,10 @@ COMMENT ON COLUMN holdfast.runs.graph_id IS 'as admitted: the assistant may chan
 COMMENT ON COLUMN holdfast.runs.webhook IS 'who is told when the run has ended';
 COMMENT ON COLUMN holdfast.runs.started_at IS 'when it was claimed for the first time';
 CREATE UNIQUE INDEX one_running_run_per_thread ON holdfast.runs (thread_id) WHERE status = 'running';
-CREATE INDEX runs_to_claim ON holdfast.runs (seq) WHERE status = 'pending';
+-- The queue of each owner by rank, which never changes: one step of priority is worth a minute of waiting.
+CREATE INDEX runs_to_claim ON holdfast.runs
+    (owner, ((available_at AT TIME ZONE 'UTC') - priority * interval '1 minute'), seq) WHERE status = 'pending';
+CREATE INDEX running_runs_by_owner ON holdfast.runs (owner) WHERE status = 'running';
 CREATE INDEX runs_by_worker ON holdfast.runs (worker_id) WHERE status = 'running';
 CREATE INDEX runs_by_thread ON holdfast.runs (thread_id, seq);
 CREATE INDEX active_runs_by_thread ON holdfast.runs (thread_id, seq) WHERE status IN ('pending', 'running');

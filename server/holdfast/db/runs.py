@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -26,6 +27,13 @@ from holdfast.errors import Conflict, FenceLost, Missing
 from holdfast.rules.caller import Caller
 from holdfast.rules.command import Questions
 from holdfast.rules.run import RunStatus
+from holdfast.rules.turns import Turn, in_order, share
+
+OWNERS_A_LOOK = 64
+"""Among so many owners a worker chooses whose turn it is; with more of them, among the next ones in the circle."""
+
+MOST_LOOKS = 16
+"""So many looks may find nothing but blocked runs before the worker sleeps; it goes on where it stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +105,24 @@ class Runs:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._sql = statements("runs")
+        self._served = ""
 
     async def claim(self, worker_id: UUID, *, limit: int) -> list[Claimed]:
-        """Up to `limit` runs that are due, oldest first, each with a new fencing token."""
-        try:
-            async with self._database.connection("worker") as conn:
-                return await claim(conn, worker_id, limit=limit)
-        except IntegrityError:
-            # Two workers took neighbours of one thread at the same moment; the index let one of them through.
-            return []
+        """Up to `limit` runs that are due, each with a new fencing token; their owners take turns (`rules/turns.py`)."""
+        claimed: list[Claimed] = []
+        for _ in range(MOST_LOOKS):
+            turns = await self._turns()
+            waiting = in_order(turns)
+            while waiting and len(claimed) < limit:
+                owner, at_most = waiting[0].owner, share(limit - len(claimed), waiting)
+                if found := await self._claim_of(owner, worker_id, at_most):
+                    claimed += found
+                    self._served = owner
+                del waiting[0]
+            if claimed or len(turns) < OWNERS_A_LOOK:
+                break
+            self._served = turns[-1].owner
+        return claimed
 
     async def next_due(self) -> float | None:
         """Seconds until the next delayed run is due, or None."""
@@ -280,6 +297,21 @@ class Runs:
         await self.get(caller, thread_id, run_id)
         raise Conflict("Run is still active: cancel it before deleting it.")
 
+    async def _turns(self) -> list[Turn]:
+        async with self._database.connection("worker") as conn:
+            rows = await self._all(conn, "turns", {"after": self._served, "owners": OWNERS_A_LOOK})
+        return [Turn(**row) for row in rows]
+
+    async def _claim_of(self, owner: str, worker_id: UUID, limit: int) -> list[Claimed]:
+        params = {"owner": owner, "worker_id": worker_id, "limit": limit}
+        try:
+            async with self._database.connection("worker") as conn:
+                rows = await (await conn.execute(claiming("claim"), params)).fetchall()
+        except IntegrityError:
+            # Two workers took neighbours of one thread at the same moment; the index let one of them through.
+            return []
+        return [Claimed(**row) for row in rows]
+
     async def _end(self, run: Claimed, end: RunEnd) -> None:
         thread = {"thread_id": run.thread_id}
         mine = {"run_id": run.run_id, "token": run.fencing_token, "status": end.status}
@@ -332,11 +364,18 @@ class Runs:
         return await (await conn.execute(self._sql[verb], params)).fetchall()
 
 
-async def claim(conn: Connection, worker_id: UUID, *, limit: int, run_id: UUID | None = None) -> list[Claimed]:
-    """Claim runs that are due, or this one if it is."""
-    params = {"worker_id": worker_id, "limit": limit, "run_id": run_id}
-    rows = await (await conn.execute(statements("runs")["claim"], params)).fetchall()
-    return [Claimed(**row) for row in rows]
+async def claim_this(conn: Connection, worker_id: UUID, run_id: UUID) -> Claimed | None:
+    """Claim this run, if it is due and nothing of its thread is before it."""
+    params = {"worker_id": worker_id, "run_id": run_id}
+    row = await (await conn.execute(claiming("claim_this"), params)).fetchone()
+    return None if row is None else Claimed(**row)
+
+
+@cache
+def claiming(which: str) -> str:
+    """The statement `claim` or `claim_this`, with the parts that they have in common."""
+    sql = statements("runs")
+    return sql[which].replace("%%MAY_START%%", sql["may_start"].strip()).replace("%%TAKE%%", sql["take"])
 
 
 def _last_block(run: Claimed, end: RunEnd) -> dict[str, Any]:

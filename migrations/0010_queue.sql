@@ -1,0 +1,6 @@
+ALTER TABLE holdfast.runs
+    ADD COLUMN priority smallint NOT NULL DEFAULT 0 CHECK (priority BETWEEN -10 AND 10);
+DROP INDEX holdfast.runs_to_claim;
+CREATE INDEX runs_to_claim ON holdfast.runs
+    (owner, ((available_at AT TIME ZONE 'UTC') - priority * interval '1 minute'), seq) WHERE status = 'pending';
+CREATE INDEX running_runs_by_owner ON holdfast.runs (owner) WHERE status = 'running';
