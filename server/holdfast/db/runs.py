@@ -108,7 +108,7 @@ class Runs:
         self._served = ""
 
     async def claim(self, worker_id: UUID, *, limit: int) -> list[Claimed]:
-        """Up to `limit` runs that are due, each with a new fencing token; their owners take turns (`rules/turns.py`)."""
+        """Up to `limit` runs that are due, each with a new fencing token; owners take turns (`rules/turns.py`)."""
         claimed: list[Claimed] = []
         for _ in range(MOST_LOOKS):
             turns = await self._turns()
@@ -278,7 +278,7 @@ class Runs:
         return await self._seen(caller, "of_thread", **terms)
 
     async def find(self, caller: Caller, run_id: UUID, thread_id: UUID | None = None) -> DictRow | None:
-        """A run's standing: thread_id, status, error, ephemeral, resumable, logged."""
+        """A run's standing: thread_id, status, error, ephemeral, resumable, logged, has_run."""
         async with self._database.connection("api") as conn:
             query = scoped(caller, self._sql["find"], run_id=run_id, thread_id=thread_id)
             return await (await conn.execute(*query)).fetchone()

@@ -96,8 +96,8 @@ class RunCreate(BaseModel):
     Among those are `langsmith_tracer` (nothing is sent to LangSmith) and `strict_resume` (an answer that is not for a
     pending question is refused in any case). `feedback_keys` are kept with the run; without LangSmith there is nobody
     to sign URLs for them, so no `feedback` event comes. Ours are `if_thread_status`, the statuses that the thread may
-    be in when the run is admitted, and `priority`: among the waiting runs of the same owner a run counts as so many minutes
-    older.
+    be in when the run is admitted, and `priority`: among the waiting runs of its owner the run counts as so many
+    minutes older.
     """
 
     model_config = ConfigDict(

@@ -4,8 +4,8 @@ Theory of operation. The loop sleeps on one event. Whatever may mean work sets i
 ring from another one, a finished run, a dead worker, a timer that came due. It then claims as many runs as it has
 free slots, and sleeps again; a slow poll covers lost rings. Requests of this process take a shortcut: they reserve a
 slot, claim their run in the very transaction that admits it, and hand it over (`reserve`, `start`, `release`). They
-overtake nobody: there is no slot for them from the moment that a run was queued until a look at the queue has left slots
-free.
+overtake nobody: there is no slot for them from the moment that a run was queued until a look at the queue has found
+nothing.
 
 A heartbeat thread (`db/liveness.py`) keeps the lease. When it reports that the lease was lost, everything that the
 database no longer attributes to this worker is stopped; when it reports dead workers, their runs return to the queue.

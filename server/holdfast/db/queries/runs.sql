@@ -233,7 +233,7 @@ ORDER BY r.seq DESC
 LIMIT %(limit)s OFFSET %(offset)s
 
 -- name: find
-SELECT r.run_id, r.thread_id, r.status, r.error, r.ephemeral, r.resumable, r.logged
+SELECT r.run_id, r.thread_id, r.status, r.error, r.ephemeral, r.resumable, r.logged, r.started_at IS NOT NULL AS has_run
 FROM holdfast.runs r
 JOIN holdfast.threads t USING (thread_id)
 WHERE %%SEES(t)%% AND r.run_id = %(run_id)s
