@@ -93,7 +93,7 @@ CREATE INDEX threads_by_creation ON holdfast.threads (owner, created_at, thread_
 CREATE INDEX threads_by_state_update ON holdfast.threads (owner, state_updated_at, thread_id) WHERE deleted_at IS NULL;
 CREATE INDEX threads_by_status ON holdfast.threads (owner, status, updated_at, thread_id) WHERE deleted_at IS NULL;
 -- In UTC without a zone, because an index takes only what no setting of a session changes.
-CREATE INDEX threads_to_expire ON holdfast.threads (((updated_at AT TIME ZONE 'UTC') + ttl))
+CREATE INDEX threads_to_expire ON holdfast.threads (status, ((updated_at AT TIME ZONE 'UTC') + ttl))
     WHERE ttl IS NOT NULL AND deleted_at IS NULL AND (pruned_at IS NULL OR pruned_at < updated_at);
 CREATE INDEX threads_by_metadata ON holdfast.threads USING gin (metadata jsonb_path_ops);
 CREATE INDEX threads_to_sweep ON holdfast.threads (deleted_at) WHERE deleted_at IS NOT NULL;

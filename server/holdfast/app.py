@@ -188,6 +188,7 @@ async def _parts(
     stack.push_async_callback(bell.close)
     ttl = project.sections.checkpointer.ttl or ThreadTtl()
     runs, threads = Runs(database), Threads(database, _default_ttl(ttl))
+    events = EventLog(database, runs, bell, sse.split)
     store = await stack.enter_async_context(opened_store(project, graphs, database))
     assistants = Assistants(database, graphs.ids())
     for graph_id in graphs.ids():
@@ -201,13 +202,13 @@ async def _parts(
         runs=runs,
         threads=threads,
         keys=IdempotencyKeys(database),
-        events=EventLog(database, runs, bell, sse.split),
+        events=events,
         crons=Crons(database),
         deliveries=Deliveries(database),
         assistants=assistants,
         store=store,
         stores=Stores(store, shared=project.sections.auth.path is not None),
-        pruner=Pruner(database, threads, graphs, store),
+        pruner=Pruner(database, threads, graphs, store, events),
         post=post,
         ttl=ttl,
     )
@@ -240,7 +241,12 @@ async def _working(parts: _Parts, url: str, listen_url: str | None, stack: Async
         every = (parts.project.sections.store.ttl or StoreTtl()).sweep_interval_minutes * 60
         tasks.start("store-sweep", sweep_store(parts.store, every=every))
     ttl = parts.ttl
-    sweep = sweep_expired(parts.pruner, interval=ttl.sweep_interval_minutes * 60, limit=ttl.sweep_limit)
+    sweep = sweep_expired(
+        parts.pruner,
+        interval=ttl.sweep_interval_minutes * 60,
+        limit=ttl.sweep_limit,
+        interrupted=ttl.include_interrupted,
+    )
     tasks.start("expiry", sweep)
     return worker
 

@@ -20,6 +20,7 @@ from psycopg.types.json import Jsonb
 from holdfast.db import cancelling, threads, webhooks
 from holdfast.db.cancelling import CancelAction, Cancelled
 from holdfast.db.checkpoints import SAVE_RETRY_SECONDS, Fence
+from holdfast.db.erasing import erase
 from holdfast.db.pool import Connection, Database
 from holdfast.db.scope import scoped
 from holdfast.db.sql import statements
@@ -236,16 +237,14 @@ class Runs:
         Raises:
             Missing: no such thread of this caller.
         """
-        params = {"thread_id": thread_id}
         async with self._database.transaction("api") as conn:
             deleted = await conn.execute(*scoped(caller, statements("threads")["delete"], thread_id=thread_id))
             if await deleted.fetchone() is None:
                 raise threads.missing(thread_id)
             active = await self._all(conn, "active", {"thread_id": thread_id})
             stopped = await cancelling.stop(conn, [run["run_id"] for run in active], "interrupt")
-            if not stopped.stopping:
-                await conn.execute(statements("threads")["erase"], params)
-                await conn.execute(statements("threads")["erase_checkpoints"], {"thread_ids": [str(thread_id)]})
+        if not stopped.stopping:
+            await erase(self._database, "api", [thread_id])
         return stopped.stopping
 
     async def get(self, caller: Caller, thread_id: UUID, run_id: UUID) -> DictRow:
