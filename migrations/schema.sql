@@ -275,3 +275,12 @@ COMMENT ON COLUMN holdfast.crons.last_error IS 'why the last due time started no
 CREATE INDEX crons_due ON holdfast.crons (next_run_date) WHERE next_run_date IS NOT NULL;
 CREATE INDEX crons_by_owner ON holdfast.crons (owner, created_at DESC);
 CREATE INDEX crons_by_thread ON holdfast.crons (thread_id) WHERE thread_id IS NOT NULL;
+
+-- What threads take up, as the last whole round of measuring found it.
+CREATE TABLE holdfast.storage_report (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    measured_at timestamptz NOT NULL,
+    report jsonb NOT NULL
+);
+COMMENT ON COLUMN holdfast.storage_report.report IS
+    'threads, bytes, how many threads have up to so many bytes, and the largest: {thread_id, bytes}';

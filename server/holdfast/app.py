@@ -41,6 +41,7 @@ from holdfast.db.embedded import EmbeddedPostgres
 from holdfast.db.events import EventLog
 from holdfast.db.idempotency import IdempotencyKeys
 from holdfast.db.liveness import Liveness, Reports
+from holdfast.db.metrics import Sizes
 from holdfast.db.migrate import migrate
 from holdfast.db.pool import Database
 from holdfast.db.runs import Runs
@@ -64,6 +65,7 @@ from holdfast.worker.execute import Workshop
 from holdfast.worker.graphs import Graphs
 from holdfast.worker.housekeeping import keep_house, sweep_store
 from holdfast.worker.loop import Worker
+from holdfast.worker.measuring import measure_threads
 from holdfast.worker.pruning import Pruner, sweep_expired
 from holdfast.worker.states import States
 from holdfast.worker.stores import opened_store
@@ -235,6 +237,7 @@ async def _working(parts: _Parts, url: str, listen_url: str | None, stack: Async
         worker, parts.threads, parts.events, parts.keys, parts.deliveries, event_ttl=settings.event_ttl_seconds
     )
     tasks.start("housekeeping", house)
+    tasks.start("measuring", measure_threads(Sizes(parts.database)))
     if courier is not None:
         tasks.start("webhooks", courier.run())
     if isinstance(parts.store, PooledStore):
