@@ -5,11 +5,15 @@ Whoever hides a thread may be gone before its rows are: the sweep of housekeepin
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from uuid import UUID
 
 from holdfast.db.pool import Database, Lane
 from holdfast.db.sql import statements
+from holdfast.errors import DatabaseError
+
+logger = logging.getLogger(__name__)
 
 ROWS = 5000
 """Of each table, in one transaction."""
@@ -28,3 +32,11 @@ async def erase(database: Database, lane: Lane, thread_ids: Sequence[UUID]) -> N
         await conn.execute(statements("pruning")["erase"], params)
         # A run that was still running could write until its thread was gone.
         await conn.execute(statements("threads")["erase_checkpoints"], {"thread_ids": names})
+
+
+async def erase_or_leave(database: Database, lane: Lane, thread_ids: Sequence[UUID]) -> None:
+    """The same, where the threads are as good as gone: what a broken connection leaves is the sweep's."""
+    try:
+        await erase(database, lane, thread_ids)
+    except DatabaseError as error:
+        logger.warning("deleted threads are erased by the next sweep: %s", error)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
 
-from holdfast.db.erasing import ROWS, erase
+from holdfast.db.erasing import ROWS, erase_or_leave
 from holdfast.db.pool import Connection, Database
 from holdfast.db.scope import scoped
 from holdfast.db.sql import statements
@@ -40,14 +40,6 @@ class Whole:
     blob: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """The checkpoints of a thread that stay: its heads, and what they need."""
-
-    namespaces: Sequence[str]
-    checkpoint_ids: Sequence[str]
-
-
 class Pruning:
     """The verbs of pruning. None of them touches a thread with a run pending or running, and what asks something goes
     only where `interrupted` says so."""
@@ -72,7 +64,7 @@ class Pruning:
             async with self._database.connection("api") as conn:
                 gone = [row["thread_id"] for row in await (await conn.execute(*query)).fetchall()]
             if gone:
-                await erase(self._database, "api", gone)
+                await erase_or_leave(self._database, "api", gone)
             deleted += gone
         return deleted
 
@@ -120,8 +112,7 @@ class Pruning:
         async with self._held(thread_id, token) as conn:
             for whole in wholes:
                 await conn.execute(self._sql["write_out"], {"thread_id": thread_id, **asdict(whole)})
-            kept = await self._kept(conn, thread_id)
-            params = {"thread_id": thread_id, "limit": ROWS, **asdict(kept)}
+            params = {"thread_id": thread_id, "limit": ROWS, **await self._kept(conn, thread_id)}
             await conn.execute(self._sql["cut_off"], params)
             done = await self._forget(conn, params)
         while not done:
@@ -138,7 +129,7 @@ class Pruning:
     async def bytes_of_latest(self, thread_id: UUID) -> int:
         """What would be left of a thread without its history."""
         async with self._database.connection("worker") as conn:
-            params = {"thread_id": thread_id, **asdict(await self._kept(conn, thread_id))}
+            params = {"thread_id": thread_id, **await self._kept(conn, thread_id)}
             row = await (await conn.execute(self._sql["kept_bytes"], params)).fetchone()
         return int(row["bytes"]) if row else 0
 
@@ -150,10 +141,14 @@ class Pruning:
                 raise Conflict("The thread was changed while it was being pruned.")
             yield conn
 
-    async def _kept(self, conn: Connection, thread_id: UUID) -> Kept:
+    async def _kept(self, conn: Connection, thread_id: UUID) -> dict[str, list[str]]:
+        """The checkpoints that stay: the heads, and what they need."""
         query = self._sql["kept"].replace("%%HEADS%%", self._heads)
         rows = await (await conn.execute(query, {"thread_id": thread_id})).fetchall()
-        return Kept([row["checkpoint_ns"] for row in rows], [row["checkpoint_id"] for row in rows])
+        return {
+            "namespaces": [row["checkpoint_ns"] for row in rows],
+            "checkpoint_ids": [row["checkpoint_id"] for row in rows],
+        }
 
     async def _forget(self, conn: Connection, params: Mapping[str, Any]) -> bool:
         """Remove some more; whether nothing is left to remove."""

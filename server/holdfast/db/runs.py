@@ -20,11 +20,11 @@ from psycopg.types.json import Jsonb
 from holdfast.db import cancelling, threads, webhooks
 from holdfast.db.cancelling import CancelAction, Cancelled
 from holdfast.db.checkpoints import SAVE_RETRY_SECONDS, Fence
-from holdfast.db.erasing import erase
+from holdfast.db.erasing import erase_or_leave
 from holdfast.db.pool import Connection, Database
 from holdfast.db.scope import scoped
 from holdfast.db.sql import statements
-from holdfast.errors import Conflict, FenceLost, Missing
+from holdfast.errors import Conflict, DatabaseError, FenceLost, Missing
 from holdfast.rules.caller import Caller
 from holdfast.rules.command import Questions
 from holdfast.rules.run import RunStatus
@@ -116,7 +116,13 @@ class Runs:
             waiting = in_order(turns)
             while waiting and len(claimed) < limit:
                 owner, at_most = waiting[0].owner, share(limit - len(claimed), waiting)
-                if found := await self._claim_of(owner, worker_id, at_most):
+                try:
+                    found = await self._claim_of(owner, worker_id, at_most)
+                except DatabaseError:
+                    if not claimed:
+                        raise
+                    return claimed
+                if found:
                     claimed += found
                     self._served = owner
                 del waiting[0]
@@ -244,7 +250,7 @@ class Runs:
             active = await self._all(conn, "active", {"thread_id": thread_id})
             stopped = await cancelling.stop(conn, [run["run_id"] for run in active], "interrupt")
         if not stopped.stopping:
-            await erase(self._database, "api", [thread_id])
+            await erase_or_leave(self._database, "api", [thread_id])
         return stopped.stopping
 
     async def get(self, caller: Caller, thread_id: UUID, run_id: UUID) -> DictRow:
