@@ -165,7 +165,7 @@ QUEUES = {
 
 @pytest.mark.parametrize("queue", QUEUES.values(), ids=QUEUES)
 def test_a_turn_is_found_along_the_indexes_whatever_waits(database_url: str, queue: str) -> None:
-    with psycopg.connect(database_url, autocommit=True, row_factory=dict_row) as conn:
+    with psycopg.connect(database_url, autocommit=True, row_factory=dict_row, prepare_threshold=0) as conn:
         conn.execute(
             f"""
             WITH queue (n, owner, seconds) AS ({queue}), made AS (
@@ -178,7 +178,6 @@ def test_a_turn_is_found_along_the_indexes_whatever_waits(database_url: str, que
             FROM queue ORDER BY n"""  # type: ignore[arg-type]
         )
         conn.execute("VACUUM ANALYZE holdfast.runs")
-        conn.prepare_threshold = 0
         for mode in ("auto", "force_generic_plan"):
             conn.execute(f"SET plan_cache_mode = {mode}")  # type: ignore[arg-type]
             turns = explained(conn, statements("runs")["turns"], {"after": "", "owners": OWNERS_A_LOOK})
