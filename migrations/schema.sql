@@ -99,7 +99,7 @@ CREATE INDEX threads_by_creation ON holdfast.threads (owner, created_at, thread_
 CREATE INDEX threads_by_state_update ON holdfast.threads (owner, state_updated_at, thread_id) WHERE deleted_at IS NULL;
 CREATE INDEX threads_by_status ON holdfast.threads (owner, status, updated_at, thread_id) WHERE deleted_at IS NULL;
 -- In UTC without a zone, because an index takes only what no setting of a session changes.
-CREATE INDEX threads_to_expire ON holdfast.threads (((updated_at AT TIME ZONE 'UTC') + ttl))
+CREATE INDEX threads_to_expire ON holdfast.threads (status, ((updated_at AT TIME ZONE 'UTC') + ttl))
     WHERE ttl IS NOT NULL AND deleted_at IS NULL AND (pruned_at IS NULL OR pruned_at < updated_at);
 CREATE INDEX threads_by_metadata ON holdfast.threads USING gin (metadata jsonb_path_ops);
 CREATE INDEX threads_to_sweep ON holdfast.threads (deleted_at) WHERE deleted_at IS NOT NULL;
@@ -153,6 +153,7 @@ CREATE TABLE holdfast.runs (
     graph_id text NOT NULL,
     webhook text,
     started_at timestamptz,
+    priority smallint NOT NULL DEFAULT 0 CHECK (priority BETWEEN -10 AND 10),
     CONSTRAINT running_runs_are_claimed
         CHECK ((status = 'running') = (worker_id IS NOT NULL) AND (status <> 'running' OR fencing_token IS NOT NULL))
 );
@@ -163,7 +164,10 @@ COMMENT ON COLUMN holdfast.runs.graph_id IS 'as admitted: the assistant may chan
 COMMENT ON COLUMN holdfast.runs.webhook IS 'who is told when the run has ended';
 COMMENT ON COLUMN holdfast.runs.started_at IS 'when it was claimed for the first time';
 CREATE UNIQUE INDEX one_running_run_per_thread ON holdfast.runs (thread_id) WHERE status = 'running';
-CREATE INDEX runs_to_claim ON holdfast.runs (seq) WHERE status = 'pending';
+-- The queue of each owner by rank, which never changes: one step of priority is worth a minute of waiting.
+CREATE INDEX runs_to_claim ON holdfast.runs
+    (owner, ((available_at AT TIME ZONE 'UTC') - priority * interval '1 minute'), seq) WHERE status = 'pending';
+CREATE INDEX running_runs_by_owner ON holdfast.runs (owner) WHERE status = 'running';
 CREATE INDEX runs_by_worker ON holdfast.runs (worker_id) WHERE status = 'running';
 CREATE INDEX runs_by_thread ON holdfast.runs (thread_id, seq);
 CREATE INDEX active_runs_by_thread ON holdfast.runs (thread_id, seq) WHERE status IN ('pending', 'running');
@@ -287,3 +291,12 @@ COMMENT ON COLUMN holdfast.crons.last_error IS 'why the last due time started no
 CREATE INDEX crons_due ON holdfast.crons (next_run_date) WHERE next_run_date IS NOT NULL;
 CREATE INDEX crons_by_owner ON holdfast.crons (owner, created_at DESC);
 CREATE INDEX crons_by_thread ON holdfast.crons (thread_id) WHERE thread_id IS NOT NULL;
+
+-- What threads take up, as the last whole round of measuring found it.
+CREATE TABLE holdfast.storage_report (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    measured_at timestamptz NOT NULL,
+    report jsonb NOT NULL
+);
+COMMENT ON COLUMN holdfast.storage_report.report IS
+    'threads, bytes, how many threads have up to so many bytes, and the largest: {thread_id, bytes}';

@@ -1,4 +1,4 @@
-"""The command line: `holdfast serve | api | worker | migrate | doctor`.
+"""The command line: `holdfast serve | api | worker | migrate | doctor | prune`.
 
 Imports are inside the commands on purpose: `--help` answers at once.
 """
@@ -28,6 +28,14 @@ Port = Annotated[int | None, typer.Option("--port", help="Port to listen on; 0 p
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Embedded Postgres lives here [HOLDFAST_DATA_DIR].")]
 DatabaseUrl = Annotated[str | None, typer.Option("--database-url", help="Use this Postgres instead [DATABASE_URL].")]
 Check = Annotated[bool, typer.Option("--check", help="Only say whether anything is pending: exit status 1 if so.")]
+
+OlderThan = Annotated[
+    str | None,
+    typer.Option("--older-than", help="Unused for 90m, 12h, 30d, 8w. Without it: those whose own time to live is up."),
+]
+Strategy = Annotated[Literal["delete", "keep_latest"], typer.Option("--strategy", help="With --older-than: what goes.")]
+Interrupted = Annotated[bool, typer.Option("--include-interrupted", help="Threads that wait for somebody, too.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how many threads and bytes that would be.")]
 
 
 @cli.command()
@@ -76,6 +84,24 @@ def doctor(config: Config = None, data_dir: DataDir = None, database_url: Databa
 
     settings = _settings(config=config, data_dir=data_dir, database_url=database_url)
     _main(examined(settings))
+
+
+@cli.command()
+def prune(
+    older_than: OlderThan = None,
+    strategy: Strategy = "delete",
+    include_interrupted: Interrupted = False,
+    dry_run: DryRun = False,
+    config: Config = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Delete threads that nobody uses, or all but their latest state. Never threads with a run pending or running."""
+    from holdfast.retention import Wish, age, pruned
+
+    settings = _settings(config=config, data_dir=data_dir, database_url=database_url)
+    seconds = None if older_than is None else age(older_than)
+    _main(pruned(settings, Wish(seconds, strategy, include_interrupted, dry_run)))
 
 
 def main() -> None:

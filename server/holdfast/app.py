@@ -42,6 +42,7 @@ from holdfast.db.embedded import EmbeddedPostgres
 from holdfast.db.events import EventLog
 from holdfast.db.idempotency import IdempotencyKeys
 from holdfast.db.liveness import Liveness, Reports
+from holdfast.db.metrics import Sizes
 from holdfast.db.migrate import migrate
 from holdfast.db.pool import Database
 from holdfast.db.presence import wait_for
@@ -66,6 +67,7 @@ from holdfast.worker.execute import Workshop
 from holdfast.worker.graphs import Graphs
 from holdfast.worker.housekeeping import keep_house, sweep_store
 from holdfast.worker.loop import Worker
+from holdfast.worker.measuring import measure_threads
 from holdfast.worker.pruning import Pruner, sweep_expired
 from holdfast.worker.states import States
 from holdfast.worker.stores import opened_store
@@ -192,6 +194,7 @@ async def _parts(
     stack.push_async_callback(bell.close)
     ttl = project.sections.checkpointer.ttl or ThreadTtl()
     runs, threads = Runs(database), Threads(database, _default_ttl(ttl))
+    events = EventLog(database, runs, bell, sse.split)
     store = await stack.enter_async_context(opened_store(project, graphs, database))
     assistants = Assistants(database, graphs.ids())
     for graph_id in graphs.ids():
@@ -205,13 +208,13 @@ async def _parts(
         runs=runs,
         threads=threads,
         keys=IdempotencyKeys(database),
-        events=EventLog(database, runs, bell, sse.split),
+        events=events,
         crons=Crons(database),
         deliveries=Deliveries(database),
         assistants=assistants,
         store=store,
         stores=Stores(store, shared=project.sections.auth.path is not None),
-        pruner=Pruner(database, threads, graphs, store),
+        pruner=Pruner(database, threads, graphs, store, events),
         post=post,
         ttl=ttl,
     )
@@ -238,13 +241,19 @@ async def _working(parts: _Parts, url: str, listen_url: str | None, stack: Async
         worker, parts.threads, parts.events, parts.keys, parts.deliveries, event_ttl=settings.event_ttl_seconds
     )
     tasks.start("housekeeping", house)
+    tasks.start("measuring", measure_threads(Sizes(parts.database)))
     if courier is not None:
         tasks.start("webhooks", courier.run())
     if isinstance(parts.store, PooledStore):
         every = (parts.project.sections.store.ttl or StoreTtl()).sweep_interval_minutes * 60
         tasks.start("store-sweep", sweep_store(parts.store, every=every))
     ttl = parts.ttl
-    sweep = sweep_expired(parts.pruner, interval=ttl.sweep_interval_minutes * 60, limit=ttl.sweep_limit)
+    sweep = sweep_expired(
+        parts.pruner,
+        interval=ttl.sweep_interval_minutes * 60,
+        limit=ttl.sweep_limit,
+        interrupted=ttl.include_interrupted,
+    )
     tasks.start("expiry", sweep)
     return worker
 

@@ -19,7 +19,7 @@ OLDEST_POSTGRES = 140000
 async def migrated(settings: Settings, *, check_only: bool) -> int:
     """Migrate; with `check_only` say what is pending. Returns the exit status."""
     dims = _vector_dims(settings)
-    async with _database(settings) as url:
+    async with opened_database(settings) as url:
         if not check_only:
             applied = await migrate(url, vector_dims=dims)
             _say(f"applied: {', '.join(applied)}" if applied else "nothing to apply")
@@ -56,7 +56,7 @@ async def _examine_project(settings: Settings) -> AsyncIterator[str]:
 
 
 async def _examine_database(settings: Settings) -> AsyncIterator[str]:
-    async with _database(settings) as url:
+    async with opened_database(settings) as url:
         database = Database(url, size=4)
         await database.open()
         try:
@@ -85,7 +85,8 @@ def _vector_dims(settings: Settings) -> int | None:
 
 
 @asynccontextmanager
-async def _database(settings: Settings) -> AsyncIterator[str]:
+async def opened_database(settings: Settings) -> AsyncIterator[str]:
+    """The URL of the database with sessions; the embedded one runs as long as the block."""
     if settings.database_url is not None:
         yield settings.listen_url or settings.database_url
         return

@@ -41,7 +41,7 @@ LOCKS = ("encryption",)
 
 # Known sections that change nothing here yet, and what their absence means for the one who wrote them.
 SECTIONS_WITHOUT_EFFECT: Mapping[str, str] = {
-    "priority": "runs have no priorities",
+    "priority": "no such code is loaded; requests give their runs a priority",
     "ui": "no UI components are served",
 }
 

@@ -32,12 +32,16 @@ class Section(BaseModel):
 
 
 class ThreadTtl(Section):
-    """`checkpointer.ttl`: when threads that nobody uses go. `delete` removes the thread, `keep_latest` its history."""
+    """`checkpointer.ttl`: when threads that nobody uses go. `delete` removes the thread, `keep_latest` its history.
+
+    `include_interrupted` is ours: threads that wait for somebody, for an answer or to be taken up again, go as well.
+    """
 
     strategy: TtlStrategy = "delete"
     default_ttl: Minutes | None = None
     sweep_interval_minutes: Minutes = 5.0
     sweep_limit: Annotated[int, Field(ge=1)] | None = None
+    include_interrupted: bool = False
 
 
 class Checkpointer(Section):

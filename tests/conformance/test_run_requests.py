@@ -272,6 +272,25 @@ def test_a_status_that_does_not_exist_is_refused(http: httpx.Client, thread: str
     refused(http.post(f"/threads/{thread}/runs", json={**ONE_STEP, "if_thread_status": wanted}), 422)
 
 
+# --- priorities ---
+
+
+@pytest.mark.requirement("runs.priority")
+@pytest.mark.parametrize("priority", [-10, 0, 10, None])
+@pytest.mark.parametrize("operation", ["", "/stream", "/wait"])
+def test_a_run_may_have_a_priority(http: httpx.Client, thread: str, operation: str, priority: int | None) -> None:
+    body = {**ONE_STEP, "priority": priority}
+    assert http.post(f"/threads/{thread}/runs{operation}", json=body).status_code == 200
+    assert http.post(f"/runs{operation}", json=body).status_code == 200
+
+
+@pytest.mark.requirement("runs.priority")
+@pytest.mark.parametrize("priority", [11, -11, 1.5, "high", 10**30, [], {}])
+def test_a_priority_out_of_bounds_is_refused(http: httpx.Client, thread: str, priority: Any) -> None:
+    refused(http.post(f"/threads/{thread}/runs", json={**ONE_STEP, "priority": priority}), 422)
+    refused(http.post("/runs/batch", json=[ONE_STEP, {**ONE_STEP, "priority": priority}]), 422)
+
+
 # --- the SDK ---
 
 

@@ -261,6 +261,8 @@ def test_prune_passes_over_busy_threads(http: httpx.Client, thread: str, strateg
         {"thread_ids": [5]},
         {"thread_ids": [UNKNOWN_ID], "strategy": "burn"},
         {"thread_ids": [UNKNOWN_ID], "strategy": 5},
+        {"thread_ids": [UNKNOWN_ID], "dry_run": "perhaps"},
+        {"thread_ids": [UNKNOWN_ID], "include_interrupted": 7},
     ],
 )
 def test_a_prune_that_makes_no_sense_is_refused(http: httpx.Client, body: dict[str, Any]) -> None:
@@ -275,5 +277,5 @@ def test_pruning_nothing_is_fine(http: httpx.Client) -> None:
 
 @pytest.mark.requirement("system.nulls")
 def test_a_null_strategy_is_the_default(http: httpx.Client) -> None:
-    body = {"thread_ids": [str(uuid.uuid4())], "strategy": None}
+    body = {"thread_ids": [str(uuid.uuid4())], "strategy": None, "dry_run": None, "include_interrupted": None}
     assert http.post("/threads/prune", json=body).json() == {"pruned_count": 0}

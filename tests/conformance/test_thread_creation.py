@@ -15,7 +15,7 @@ from langgraph_sdk.client import LangGraphClient
 
 from tests.support.postgres import Cluster
 from tests.support.server import Server
-from tests.support.talk import LONG, UNKNOWN_ID, get_thread, new_thread, refused, start, until, until_running, wait
+from tests.support.talk import UNKNOWN_ID, get_thread, new_thread, refused, start, until, until_running, wait
 
 GRAPHS = Path(__file__).parents[1] / "support" / "project" / "graphs.py"
 
@@ -92,7 +92,7 @@ def forgetful(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """A server whose project lets threads go quickly."""
     config = tmp_path_factory.mktemp("forgetful") / "langgraph.json"
     ttl = {"strategy": "keep_latest", "default_ttl": 0.001, "sweep_interval_minutes": 0.002, "sweep_limit": 3}
-    graphs = {name: f"{GRAPHS}:{name}" for name in ("steps", "growing")}
+    graphs = {name: f"{GRAPHS}:{name}" for name in ("steps", "growing", "approve")}
     config.write_text(json.dumps({"dependencies": ["."], "graphs": graphs, "checkpointer": {"ttl": ttl}}))
     with (
         cluster.database() as url,
@@ -122,14 +122,50 @@ def test_the_projects_default_applies_and_its_sweep_keeps_the_latest_state(forge
 def test_the_sweep_deletes_what_is_due_but_never_a_busy_thread(forgetful: httpx.Client) -> None:
     ttl = {"ttl": 0.001, "strategy": "delete"}
     busy = new_thread(forgetful, ttl=ttl)
-    run = start(forgetful, busy, "steps", **LONG)
+    run = start(
+        forgetful, busy, "steps", input={"log": [], "pause": 0.05, "count": 100}, config={"recursion_limit": 200}
+    )
     until_running(forgetful, busy, run)
     due = [new_thread(forgetful, ttl=ttl) for _ in range(5)]
     until(lambda: forgetful.post("/threads/count", json={"ids": due}).json() == 0, "the idle threads are gone")
     refused(forgetful.get(f"/threads/{due[0]}"), 404)
     assert get_thread(forgetful, busy)["status"] == "busy"
-    forgetful.post(f"/threads/{busy}/runs/{run}/cancel", params={"wait": 1})
     until(lambda: forgetful.get(f"/threads/{busy}").status_code == 404, "the thread is gone when its run is over")
+
+
+@pytest.mark.requirement("threads.ttl_interrupted")
+@pytest.mark.parametrize("strategy", ["delete", "keep_latest"])
+def test_a_thread_that_asks_something_does_not_expire_before_it_is_answered(
+    forgetful: httpx.Client, strategy: str
+) -> None:
+    asking = new_thread(forgetful, ttl={"ttl": 0.001, "strategy": strategy})
+    wait(forgetful, asking, "approve", input={"log": ["go"]})
+    history = forgetful.get(f"/threads/{asking}/history?limit=100").json()
+    for _ in range(2):
+        due = new_thread(forgetful, ttl={"ttl": 0.001, "strategy": "delete"})
+        until(lambda: forgetful.get(f"/threads/{due}").status_code == 404, "a sweep has come by")  # noqa: B023
+    assert get_thread(forgetful, asking)["status"] == "interrupted"
+    assert forgetful.get(f"/threads/{asking}/history?limit=100").json() == history
+    assert wait(forgetful, asking, "approve", command={"resume": "yes"})["log"] == ["go", "yes", "done"]
+    until(
+        lambda: (
+            forgetful.get(f"/threads/{asking}").status_code == 404
+            or len(forgetful.get(f"/threads/{asking}/history?limit=100").json()) == 1
+        ),
+        "its time is up now",
+    )
+
+
+@pytest.mark.requirement("threads.ttl_interrupted")
+def test_the_project_may_say_that_threads_that_ask_something_expire_too(cluster: Cluster, tmp_path: Path) -> None:
+    config = tmp_path / "langgraph.json"
+    ttl = {"default_ttl": 0.001, "sweep_interval_minutes": 0.002, "include_interrupted": True}
+    graphs = {"approve": f"{GRAPHS}:approve"}
+    config.write_text(json.dumps({"dependencies": ["."], "graphs": graphs, "checkpointer": {"ttl": ttl}}))
+    with cluster.database() as url, Server(database_url=url, config=config) as running, running.http() as http:
+        asking = new_thread(http)
+        assert http.post(f"/threads/{asking}/runs/wait", json={"assistant_id": "approve", "input": {"log": []}})
+        until(lambda: http.get(f"/threads/{asking}").status_code == 404, "the thread is gone")
 
 
 # --- supersteps ---

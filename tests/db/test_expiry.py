@@ -58,7 +58,7 @@ async def test_a_thread_goes_when_its_time_is_up_and_not_before(clean_url: str, 
     for now, expired in (("12:59:59", 0), ("13:00:01", 1), ("13:00:02", 0), ("14:00:01", 1), ("23:00:00", 0)):
         clock(f"2031-01-01 {now}+00")
         async with opened(clean_url) as stage:
-            assert await Pruning(stage.database).expire(limit=10) == expired, now
+            assert len(await Pruning(stage.database).expire(limit=10)) == expired, now
     async with opened(clean_url) as stage:
         assert await left(stage) == 1
 
@@ -76,7 +76,7 @@ async def test_its_time_counts_from_the_last_activity(clean_url: str, clock: Any
         await stage.runs.end(claim, RunEnd(RunStatus.SUCCESS, outcome()))
     clock("2031-01-01 13:10:00+00")
     async with opened(clean_url) as stage:
-        assert await Pruning(stage.database).expire(limit=10) == 1
+        assert len(await Pruning(stage.database).expire(limit=10)) == 1
         assert await stage.threads.count(ANN, ThreadFilter(ids=[patched, edited, ran])) == 3
         assert await stage.threads.count(ANN, ThreadFilter(ids=[idle])) == 0
         row = await stage.threads.get(ANN, ran)
@@ -84,7 +84,7 @@ async def test_its_time_counts_from_the_last_activity(clean_url: str, clock: Any
         assert row["expires_at"].isoformat() == "2031-01-01T13:30:00+00:00"
     clock("2031-01-01 13:31:00+00")
     async with opened(clean_url) as stage:
-        assert await Pruning(stage.database).expire(limit=10) == 3
+        assert len(await Pruning(stage.database).expire(limit=10)) == 3
 
 
 @pytest.mark.parametrize("strategy", ["delete", "keep_latest"])
@@ -106,7 +106,7 @@ async def test_a_busy_thread_stays_until_it_is_idle(clean_url: str, clock: Any, 
 
 async def due(stage: Stage) -> int:
     pruning = Pruning(stage.database)
-    return await pruning.expire(limit=10) + len(await pruning.expired_histories(limit=10))
+    return len(await pruning.expire(limit=10)) + len(await pruning.expired("keep_latest", limit=10))
 
 
 async def test_an_expired_thread_is_swept_with_its_checkpoints(clean_url: str, clock: Any) -> None:
@@ -118,7 +118,7 @@ async def test_an_expired_thread_is_swept_with_its_checkpoints(clean_url: str, c
         )
     clock("2031-01-01 13:01:00+00")
     async with opened(clean_url) as stage:
-        assert await Pruning(stage.database).expire(limit=10) == 1
+        assert len(await Pruning(stage.database).expire(limit=10)) == 1
         assert await stage.threads.sweep(grace=120, batch=10) == 0
     clock("2031-01-01 13:04:00+00")
     async with opened(clean_url) as stage:
@@ -133,10 +133,10 @@ async def test_a_history_that_was_pruned_is_due_again_after_the_next_activity_on
     clock("2031-01-01 13:01:00+00")
     async with opened(clean_url) as stage:
         pruning = Pruning(stage.database)
-        assert await pruning.expire(limit=10) == 0
-        assert await pruning.expired_histories(limit=10) == [thread_id]
+        assert await pruning.expire(limit=10) == []
+        assert await pruning.expired("keep_latest", limit=10) == [thread_id]
         await pruning.keep_latest(thread_id, await stage.threads.begin_edit(ANN, thread_id), [])
-        assert await pruning.expired_histories(limit=10) == []
+        assert await pruning.expired("keep_latest", limit=10) == []
     clock("2031-01-02 13:00:00+00")
     async with opened(clean_url) as stage:
         assert await due(stage) == 0
@@ -155,7 +155,7 @@ async def test_no_more_go_at_once_than_the_limit_and_the_oldest_go_first(clean_u
             created.append(await made(stage, HOUR))
     clock("2031-01-02 12:00:00+00")
     async with opened(clean_url) as stage:
-        assert await Pruning(stage.database).expire(limit=3) == 3
+        assert len(await Pruning(stage.database).expire(limit=3)) == 3
         assert await stage.threads.count(ANN, ThreadFilter(ids=created[3:])) == 1
         assert await left(stage) == 1
 
@@ -197,6 +197,7 @@ async def test_the_sweep_finds_what_is_due_by_its_index(database_url: str) -> No
             " FROM generate_series(1, 20000) n"
         )
         conn.execute("ANALYZE")
-        for verb in ("expire", "expired_histories"):
-            rows = conn.execute(f"EXPLAIN {statements('pruning')[verb]}", {"limit": 100}).fetchall()  # type: ignore[arg-type]
+        for verb in ("expire", "expired"):
+            terms = {"limit": 100, "status": "idle", "strategy": "delete"}
+            rows = conn.execute(f"EXPLAIN {statements('pruning')[verb]}", terms).fetchall()  # type: ignore[arg-type]
             assert "threads_to_expire" in "\n".join(row[0] for row in rows)

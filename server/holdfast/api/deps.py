@@ -102,7 +102,13 @@ class StateReader(Protocol):
 class Pruner(Protocol):
     """Makes threads smaller (see `worker/pruning.py`)."""
 
-    async def prune(self, caller: Caller, thread_ids: Sequence[UUID], strategy: Strategy) -> int: ...
+    async def prune(
+        self, caller: Caller, thread_ids: Sequence[UUID], strategy: Strategy, *, interrupted: bool = True
+    ) -> list[UUID]: ...
+
+    async def estimate(
+        self, caller: Caller, thread_ids: Sequence[UUID], strategy: Strategy, *, interrupted: bool = True
+    ) -> tuple[int, int]: ...
 
 
 class Catalog(Protocol):

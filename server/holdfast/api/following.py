@@ -12,7 +12,7 @@ from holdfast.api.starting import Started
 from holdfast.db.cancelling import CancelAction
 from holdfast.errors import DatabaseUnavailable, HoldfastError, Missing
 from holdfast.rules.caller import Caller
-from holdfast.rules.run import FAILED
+from holdfast.rules.run import ACTIVE, FAILED
 from holdfast.wire import codec, sse
 from holdfast.wire.modes import STREAM_MODES, asked_modes
 from holdfast.wire.threads import result_view
@@ -31,7 +31,7 @@ def stream(
     stateless: bool = False,
 ) -> LongAnswer:
     """The run's events from `after` on, filtered by stream mode where `modes` are given."""
-    frames = with_.events.follow(who, run.run_id, after)
+    frames = _told(with_, who, run, after)
     which = content_location(run, stateless=stateless)
     # Who reconnects to the location leaves the parameters of the first request behind.
     asked = f"?stream_mode={','.join(sorted(modes))}" if modes else ""
@@ -93,6 +93,23 @@ def join_modes(asked: list[str]) -> frozenset[str] | None:
         Invalid: an unknown mode.
     """
     return asked_modes(asked, STREAM_MODES) or None
+
+
+async def _told(with_: Services, who: Caller, run: Started, after: int | None) -> AsyncIterator[list[bytes]]:
+    """The run's frames; of a run that ended and whose log has expired, at least how it ended."""
+    silent = after is not None
+    async for frames in with_.events.follow(who, run.run_id, after):
+        silent = False
+        yield frames
+    if not silent or not await with_.events.is_silent(run.run_id):
+        return
+    row = await with_.runs.find(who, run.run_id)
+    if row is None or not row["has_run"] or row["status"] in ACTIVE:
+        return
+    if row["error"] is not None and row["status"] in FAILED:
+        yield [sse.frame("error", codec.dumps(row["error"]), None)]
+    else:
+        yield [sse.run_done(run.run_id)]
 
 
 async def _filtered(frames: AsyncIterator[list[bytes]], modes: frozenset[str]) -> AsyncIterator[list[bytes]]:

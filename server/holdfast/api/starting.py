@@ -180,6 +180,7 @@ async def _new_run(
         thread_status=body.if_thread_status,
         webhook=_webhook(with_, body),
         firing=origin.firing,
+        priority=body.priority,
     )
 
 
@@ -228,6 +229,7 @@ async def _admit(with_: Services, who: Caller, new: NewRun, key: Key | None) -> 
         with_.dispatcher.release()
     tell(with_, admitted.others)
     if admitted.claimed is None and admitted.before is None:
+        with_.dispatcher.wake()
         with_.bell.ring("run", new.run_id)
     return admitted.before
 

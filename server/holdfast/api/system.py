@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
+from prometheus_client.core import GaugeHistogramMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from holdfast import __version__
 from holdfast.api.deps import Services, With
@@ -15,7 +18,7 @@ from holdfast.api.documents import docs, json_of, schema_of
 from holdfast.api.responses import Json
 from holdfast.db import metrics as figures
 from holdfast.errors import BadRequest, DatabaseError
-from holdfast.wire.system import Figures, Health, Info
+from holdfast.wire.system import Figures, Health, Info, storage_view
 
 router = APIRouter(tags=["System"])
 """What load balancers ask; always there."""
@@ -85,7 +88,7 @@ async def info() -> Response:
 
 @meta.get(
     "/metrics",
-    summary="The queue, and what this process answered",
+    summary="The queue, what threads take up, and what this process answered",
     **docs(
         answers={**json_of(schema_of(Figures)), "text/plain": {"schema": {"type": "string"}}},
         means="In the text format of Prometheus, or as JSON.",
@@ -97,15 +100,39 @@ async def metrics(
     with_: With, shape: Annotated[Literal["prometheus", "json"], Query(alias="format")] = "prometheus"
 ) -> Response:
     queue = await figures.queue(with_.database)
+    measured = await figures.storage(with_.database)
+    storage = storage_view(*measured) if measured else None
     if shape == "json":
-        return Json({"queue": queue, "api": {"http_requests_total": with_.traffic.totals()}})
+        return Json({"queue": queue, "storage": storage, "api": {"http_requests_total": with_.traffic.totals()}})
     registry = CollectorRegistry()
     for name, value in queue.items():
         # Prometheus has no null: where nothing waits, there is no waiting time.
         gauge = Gauge(f"holdfast_queue_{name}", "See GET /metrics?format=json", registry=registry)
         gauge.set(float("nan") if value is None else value)
+    if storage is not None:
+        _add_storage(registry, storage)
     text = generate_latest(registry) + generate_latest(with_.traffic.registry)
     return Response(text, headers={"content-type": CONTENT_TYPE_LATEST})
+
+
+def _add_storage(registry: CollectorRegistry, storage: dict[str, Any]) -> None:
+    sizes = GaugeHistogramMetricFamily("holdfast_thread_bytes", "What threads take up in the database")
+    bounds = [*storage["threads_up_to_bytes"].items(), ("+Inf", storage["threads"])]
+    sizes.add_metric([], bounds, storage["bytes"])
+    largest = GaugeMetricFamily("holdfast_largest_thread_bytes", "What the largest threads take up", labels=["place"])
+    for place, size in enumerate(storage["largest_bytes"], 1):
+        largest.add_metric([str(place)], size)
+    registry.register(_Measured([sizes, largest]))
+
+
+class _Measured(Collector):
+    """Figures that somebody else counted."""
+
+    def __init__(self, families: Sequence[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Sequence[Metric]:
+        return self._families
 
 
 async def _database_health(with_: Services) -> Response:

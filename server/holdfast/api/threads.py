@@ -96,7 +96,12 @@ async def count(request: Request, with_: With, who: MaySearch) -> Response:
 )
 async def prune(request: Request, with_: With, who: MayDelete) -> Response:
     body = await read(request, ThreadPrune)
-    return Json({"pruned_count": await with_.pruner.prune(who, body.thread_ids, body.strategy)})
+    interrupted = body.include_interrupted
+    if body.dry_run:
+        count, freed = await with_.pruner.estimate(who, body.thread_ids, body.strategy, interrupted=interrupted)
+        return Json({"pruned_count": count, "bytes": freed})
+    pruned = await with_.pruner.prune(who, body.thread_ids, body.strategy, interrupted=interrupted)
+    return Json({"pruned_count": len(pruned)})
 
 
 @router.get("/{thread_id}", summary="Get a thread", **docs(answers=Thread, refuses=(404,)))

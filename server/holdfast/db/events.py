@@ -180,6 +180,9 @@ class EventLog:
                 if blocks and blocks[-1]["last_seq"] is not None:
                     yield [self._piece(block, cursor) for block in blocks]
                     cursor = blocks[-1]["last_seq"]
+                elif blocks and blocks[-1]["ended_last"] is not None:
+                    cursor = blocks[-1]["event_seq"]
+                    yield [Piece(cursor, blocks[-1]["ended_ms"], blocks[-1]["ended_last"])]
                 elif not blocks or blocks[-1]["gone"]:
                     return
                 else:
@@ -206,6 +209,10 @@ class EventLog:
         """Drop blocks of ended runs older than `ttl` seconds; returns how many."""
         async with self._database.connection("worker") as conn:
             return (await conn.execute(self._sql["expire"], {"ttl": ttl, "batch": batch})).rowcount
+
+    async def is_silent(self, run_id: UUID) -> bool:
+        """The log has nothing of the run: it has expired, or was never kept."""
+        return await self._newest(run_id) == 0
 
     @persistent
     async def next_in_run(self, run_id: UUID) -> int:

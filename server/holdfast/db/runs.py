@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -19,13 +20,21 @@ from psycopg.types.json import Jsonb
 from holdfast.db import cancelling, threads, webhooks
 from holdfast.db.cancelling import CancelAction, Cancelled
 from holdfast.db.checkpoints import SAVE_RETRY_SECONDS, Fence
+from holdfast.db.erasing import erase_or_leave
 from holdfast.db.pool import Connection, Database, persistent, repeated
 from holdfast.db.scope import scoped
 from holdfast.db.sql import statements
-from holdfast.errors import Conflict, FenceLost, Missing
+from holdfast.errors import Conflict, DatabaseError, FenceLost, Missing
 from holdfast.rules.caller import Caller
 from holdfast.rules.command import Questions
 from holdfast.rules.run import RunStatus
+from holdfast.rules.turns import Turn, in_order, share
+
+OWNERS_A_LOOK = 64
+"""Among so many owners a worker chooses whose turn it is; with more of them, among the next ones in the circle."""
+
+MOST_LOOKS = 16
+"""So many looks may find nothing but blocked runs before the worker sleeps; it goes on where it stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +106,30 @@ class Runs:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._sql = statements("runs")
+        self._served = ""
 
-    @repeated
     async def claim(self, worker_id: UUID, *, limit: int) -> list[Claimed]:
-        """Up to `limit` runs that are due, oldest first, each with a new fencing token."""
-        try:
-            async with self._database.transaction("worker") as conn:
-                return await claim(conn, worker_id, limit=limit)
-        except IntegrityError:
-            # Two workers took neighbours of one thread at the same moment; the index let one of them through.
-            return []
+        """Up to `limit` runs that are due, each with a new fencing token; owners take turns (`rules/turns.py`)."""
+        claimed: list[Claimed] = []
+        for _ in range(MOST_LOOKS):
+            turns = await self._turns()
+            waiting = in_order(turns)
+            while waiting and len(claimed) < limit:
+                owner, at_most = waiting[0].owner, share(limit - len(claimed), waiting)
+                try:
+                    found = await self._claim_of(owner, worker_id, at_most)
+                except DatabaseError:
+                    if not claimed:
+                        raise
+                    return claimed
+                if found:
+                    claimed += found
+                    self._served = owner
+                del waiting[0]
+            if claimed or len(turns) < OWNERS_A_LOOK:
+                break
+            self._served = turns[-1].owner
+        return claimed
 
     @repeated
     async def next_due(self) -> float | None:
@@ -234,16 +257,14 @@ class Runs:
         Raises:
             Missing: no such thread of this caller.
         """
-        params = {"thread_id": thread_id}
         async with self._database.transaction("api") as conn:
             deleted = await conn.execute(*scoped(caller, statements("threads")["delete"], thread_id=thread_id))
             if await deleted.fetchone() is None:
                 raise threads.missing(thread_id)
             active = await self._all(conn, "active", {"thread_id": thread_id})
             stopped = await cancelling.stop(conn, [run["run_id"] for run in active], "interrupt")
-            if not stopped.stopping:
-                await conn.execute(statements("threads")["erase"], params)
-                await conn.execute(statements("threads")["erase_checkpoints"], {"thread_ids": [str(thread_id)]})
+        if not stopped.stopping:
+            await erase_or_leave(self._database, "api", [thread_id])
         return stopped.stopping
 
     async def get(self, caller: Caller, thread_id: UUID, run_id: UUID) -> DictRow:
@@ -277,7 +298,7 @@ class Runs:
 
     @repeated
     async def find(self, caller: Caller, run_id: UUID, thread_id: UUID | None = None) -> DictRow | None:
-        """A run's standing: thread_id, status, error, ephemeral, resumable, logged."""
+        """A run's standing: thread_id, status, error, ephemeral, resumable, logged, has_run."""
         async with self._database.connection("api") as conn:
             query = scoped(caller, self._sql["find"], run_id=run_id, thread_id=thread_id)
             return await (await conn.execute(*query)).fetchone()
@@ -296,6 +317,23 @@ class Runs:
                 return
         await self.get(caller, thread_id, run_id)
         raise Conflict("Run is still active: cancel it before deleting it.")
+
+    @repeated
+    async def _turns(self) -> list[Turn]:
+        async with self._database.connection("worker") as conn:
+            rows = await self._all(conn, "turns", {"after": self._served, "owners": OWNERS_A_LOOK})
+        return [Turn(**row) for row in rows]
+
+    @repeated
+    async def _claim_of(self, owner: str, worker_id: UUID, limit: int) -> list[Claimed]:
+        params = {"owner": owner, "worker_id": worker_id, "limit": limit}
+        try:
+            async with self._database.transaction("worker") as conn:
+                rows = await (await conn.execute(claiming("claim"), params)).fetchall()
+        except IntegrityError:
+            # Two workers took neighbours of one thread at the same moment; the index let one of them through.
+            return []
+        return [Claimed(**row) for row in rows]
 
     async def _end(self, run: Claimed, end: RunEnd) -> None:
         thread = {"thread_id": run.thread_id}
@@ -350,11 +388,18 @@ class Runs:
         return await (await conn.execute(self._sql[verb], params)).fetchall()
 
 
-async def claim(conn: Connection, worker_id: UUID, *, limit: int, run_id: UUID | None = None) -> list[Claimed]:
-    """Claim runs that are due, or this one if it is."""
-    params = {"worker_id": worker_id, "limit": limit, "run_id": run_id}
-    rows = await (await conn.execute(statements("runs")["claim"], params)).fetchall()
-    return [Claimed(**row) for row in rows]
+async def claim_this(conn: Connection, worker_id: UUID, run_id: UUID) -> Claimed | None:
+    """Claim this run, if it is due and nothing of its thread is before it."""
+    params = {"worker_id": worker_id, "run_id": run_id}
+    row = await (await conn.execute(claiming("claim_this"), params)).fetchone()
+    return None if row is None else Claimed(**row)
+
+
+@cache
+def claiming(which: str) -> str:
+    """The statement `claim` or `claim_this`, with the parts that they have in common."""
+    sql = statements("runs")
+    return sql[which].replace("%%MAY_START%%", sql["may_start"].strip()).replace("%%TAKE%%", sql["take"])
 
 
 def _last_block(run: Claimed, end: RunEnd) -> dict[str, Any]:

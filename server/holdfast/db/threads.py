@@ -11,6 +11,7 @@ from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from holdfast.db import idempotency
+from holdfast.db.erasing import erase
 from holdfast.db.idempotency import Key, Made
 from holdfast.db.pool import Connection, Database, repeated
 from holdfast.db.scope import scoped
@@ -219,11 +220,11 @@ class Threads:
     @repeated
     async def sweep(self, *, grace: float, batch: int) -> int:
         """Remove threads deleted more than `grace` seconds ago, checkpoints included. Returns how many."""
-        async with self._database.transaction("worker") as conn:
+        async with self._database.connection("worker") as conn:
             cursor = await conn.execute(self._sql["sweep"], {"grace": grace, "batch": batch})
             gone = [row["thread_id"] for row in await cursor.fetchall()]
-            if gone:
-                await conn.execute(self._sql["erase_checkpoints"], {"thread_ids": gone})
+        if gone:
+            await erase(self._database, "worker", gone)
         return len(gone)
 
 

@@ -52,6 +52,9 @@ Nodes = Literal["*"] | list[str]
 OnCompletion = Literal["delete", "keep", "keep_interrupted"]
 """What becomes of a stateless run's thread; `keep_interrupted` keeps one that asks something, for the answer."""
 
+MOST_PRIORITY = 10
+"""Runs have priorities from -10 to 10, as the table's CHECK says; one step is worth a minute of waiting."""
+
 
 def _listed(value: object) -> object:
     return [value] if isinstance(value, str) else value
@@ -92,8 +95,9 @@ class RunCreate(BaseModel):
 
     Among those are `langsmith_tracer` (nothing is sent to LangSmith) and `strict_resume` (an answer that is not for a
     pending question is refused in any case). `feedback_keys` are kept with the run; without LangSmith there is nobody
-    to sign URLs for them, so no `feedback` event comes. `if_thread_status` is ours: the thread has to be in one of
-    these statuses when the run is admitted.
+    to sign URLs for them, so no `feedback` event comes. Ours are `if_thread_status`, the statuses that the thread may
+    be in when the run is admitted, and `priority`: among the waiting runs of its owner the run counts as so many
+    minutes older.
     """
 
     model_config = ConfigDict(
@@ -133,8 +137,11 @@ class RunCreate(BaseModel):
     on_disconnect: Literal["cancel", "continue"] = "continue"
     on_completion: OnCompletion = "delete"
     webhook: str | None = None
+    priority: Annotated[int, Field(ge=-MOST_PRIORITY, le=MOST_PRIORITY)] = 0
 
-    @field_validator("config", "metadata", "multitask_strategy", "on_disconnect", "if_not_exists", mode="before")
+    @field_validator(
+        "config", "metadata", "multitask_strategy", "on_disconnect", "if_not_exists", "priority", mode="before"
+    )
     @classmethod
     def _null_is_absent(cls, value: object, info: Any) -> object:
         return cls.model_fields[info.field_name].get_default(call_default_factory=True) if value is None else value

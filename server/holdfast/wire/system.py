@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
+
+from holdfast.wire.times import time
 
 
 class Health(BaseModel):
@@ -49,8 +53,31 @@ class Traffic(BaseModel):
     http_requests_total: list[Answered]
 
 
+class Storage(BaseModel):
+    """What threads took up when they were last measured, in bytes as Postgres keeps them."""
+
+    measured_at: datetime
+    threads: Annotated[int, Field(ge=0)]
+    bytes: Annotated[int, Field(ge=0)]
+    threads_up_to_bytes: dict[str, int]
+    largest_bytes: list[int]
+
+
 class Figures(BaseModel):
-    """The queue of all processes, and the traffic of this one."""
+    """The queue of all processes, what threads take up (null before the first round), and the traffic of this one."""
 
     queue: Queue
+    storage: Storage | None
     api: Traffic
+
+
+def storage_view(measured_at: datetime, report: Mapping[str, Any]) -> dict[str, Any]:
+    """The report without ids: figures are for everybody."""
+    sizes = [thread["bytes"] for thread in report["largest"]]
+    return {
+        "measured_at": time(measured_at),
+        "threads": report["threads"],
+        "bytes": report["bytes"],
+        "threads_up_to_bytes": report["threads_up_to_bytes"],
+        "largest_bytes": sizes,
+    }

@@ -131,7 +131,11 @@ class ThreadPatch(BaseModel):
 
 
 class ThreadPrune(BaseModel):
-    """The body of `POST /threads/prune`."""
+    """The body of `POST /threads/prune`.
+
+    Ours are `dry_run`, which only says what would be pruned, and `include_interrupted`: false spares threads that wait
+    for somebody. Who names threads means them, so that they are pruned by default, as on the official server.
+    """
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"thread_ids": ["01a1ff0e-aeab-72fd-8d3a-df59e01a7deb"]}]}
@@ -139,11 +143,13 @@ class ThreadPrune(BaseModel):
 
     thread_ids: list[UUID]
     strategy: Strategy = "delete"
+    dry_run: bool = False
+    include_interrupted: bool = True
 
-    @field_validator("strategy", mode="before")
+    @field_validator("strategy", "dry_run", "include_interrupted", mode="before")
     @classmethod
-    def _null_is_delete(cls, value: object) -> object:
-        return "delete" if value is None else value
+    def _null_is_absent(cls, value: object, info: Any) -> object:
+        return cls.model_fields[info.field_name].default if value is None else value
 
 
 class ThreadTerms(BaseModel):
@@ -205,9 +211,10 @@ class Thread(BaseModel):
 
 
 class Pruned(BaseModel):
-    """How many of the threads were there."""
+    """How many threads were pruned; with `dry_run`, how many would be, and how many bytes would be freed."""
 
     pruned_count: Annotated[int, Field(ge=0)]
+    bytes: Annotated[int | None, Field(ge=0)] = None
 
 
 class Volume(BaseModel):

@@ -3,7 +3,9 @@
 Theory of operation. The loop sleeps on one event. Whatever may mean work sets it: an admission in this process, a
 ring from another one, a finished run, a dead worker, a timer that came due. It then claims as many runs as it has
 free slots, and sleeps again; a slow poll covers lost rings. Requests of this process take a shortcut: they reserve a
-slot, claim their run in the very transaction that admits it, and hand it over (`reserve`, `start`, `release`).
+slot, claim their run in the very transaction that admits it, and hand it over (`reserve`, `start`, `release`). They
+overtake nobody: there is no slot for them from the moment that a run was queued until a look at the queue has found
+nothing.
 
 A heartbeat thread (`db/liveness.py`) keeps the lease. When it reports that the lease was lost, everything that the
 database no longer attributes to this worker is stopped; when it reports dead workers, their runs return to the queue.
@@ -44,6 +46,7 @@ class Worker:
         self._bell: Bell = shop.bell
         self._slots = slots
         self._reserved = 0
+        self._calls, self._answered = 1, 0
         self._executions: dict[UUID, Execution] = {}
         self._tasks: dict[UUID, asyncio.Task[None]] = {}
         self._adrift: dict[UUID, float] = {}
@@ -53,7 +56,7 @@ class Worker:
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._bell.on("run", lambda _: self._wake.set())
+        self._bell.on("run", lambda _: self.wake())
         self._bell.on("cancel", self._cancel_heard)
         self._side_tasks: set[asyncio.Task[None]] = set()
 
@@ -63,8 +66,10 @@ class Worker:
         return len(self._executions)
 
     def reserve(self) -> UUID | None:
-        """A slot for a run that is about to be admitted: the id to claim it for, or None if there is none."""
-        if self._draining or self._free < 1:
+        """A slot for a run that is about to be admitted: the id to claim it for, or None if it has to queue."""
+        if self._free < 1:
+            self._calls += 1
+        if self._draining or self._answered < self._calls:
             return None
         self._reserved += 1
         return self.worker_id
@@ -81,6 +86,7 @@ class Worker:
 
     def wake(self) -> None:
         """There may be something to claim."""
+        self._calls += 1
         self._wake.set()
 
     def look_for_cancels(self) -> None:
@@ -142,7 +148,7 @@ class Worker:
         if lost:
             logger.warning("%d claimed runs are executed nowhere; returning them to the queue", len(lost))
             await self._runs.requeue_lost(self.worker_id, lost)
-            self._wake.set()
+            self.wake()
         elif self._adrift:
             asyncio.get_running_loop().call_later(ADRIFT_SECONDS, self.check_claims)
 
@@ -160,7 +166,7 @@ class Worker:
 
     async def _claim(self) -> bool:
         """Claim what fits; whether another look may find more."""
-        free = self._free
+        free, calls = self._free, self._calls
         if free < 1:
             return False
         self._claiming = True
@@ -168,6 +174,8 @@ class Worker:
             claimed = await self._runs.claim(self.worker_id, limit=free)
         finally:
             self._claiming = False
+        if not claimed:
+            self._answered = calls
         for claim in claimed:
             self._launch(claim)
         return bool(claimed)
@@ -215,7 +223,7 @@ class Worker:
         """Take over runs whose worker is gone without a trace: it left while they were being claimed."""
         if taken := await self._runs.requeue_dead(()):
             logger.warning("%d runs had lost their worker; they return to the queue", len(taken))
-            self._wake.set()
+            self.wake()
             self._bell.ring("run")
 
     async def _take_over(self, dead: Sequence[UUID]) -> None:
@@ -225,7 +233,7 @@ class Worker:
             self._taking_over = False
         logger.warning("%d workers died; %d runs return to the queue", len(dead), len(taken))
         if taken:
-            self._wake.set()
+            self.wake()
             self._bell.ring("run")
 
     def _spawn(self, work: object, name: str) -> None:

@@ -20,6 +20,7 @@ from langgraph.pregel import Pregel
 from langgraph.store.base import BaseStore
 
 from holdfast.db.checkpoints import FencedSaver
+from holdfast.db.events import EventLog
 from holdfast.db.pool import Database
 from holdfast.db.pruning import Pruning, Scattered, Whole
 from holdfast.db.threads import Threads
@@ -31,30 +32,63 @@ from holdfast.worker.graphs import Graph, Graphs
 logger = logging.getLogger(__name__)
 
 BATCH = 500
+RINGS = 100
+"""Threads named by one ring of the bell, which may have 7900 bytes."""
 
 
 class Pruner:
     """Prunes threads for the API and for the sweep."""
 
-    def __init__(self, database: Database, threads: Threads, graphs: Graphs, store: BaseStore) -> None:
+    def __init__(
+        self, database: Database, threads: Threads, graphs: Graphs, store: BaseStore, events: EventLog
+    ) -> None:
         self._database = database
         self._threads = threads
+        self._events = events
         self._pruning = Pruning(database)
         self._graphs = graphs
         self._store = store
 
-    async def prune(self, caller: Caller, thread_ids: Sequence[UUID], strategy: Strategy) -> int:
-        """Prune those of the threads that are the caller's and have no run pending or running; how many."""
+    async def prune(
+        self, caller: Caller, thread_ids: Sequence[UUID], strategy: Strategy, *, interrupted: bool = True
+    ) -> list[UUID]:
+        """Prune those of the threads that are the caller's and have no run pending or running; which.
+
+        Args:
+            interrupted: threads that ask something, too.
+        """
         distinct = list(dict.fromkeys(thread_ids))
         if strategy == "delete":
-            return await self._pruning.delete(caller, distinct)
-        return sum([await self._keep_latest(caller, thread_id) for thread_id in distinct])
+            return self._told(await self._pruning.delete(caller, distinct, interrupted=interrupted))
+        prunable = set(await self._pruning.prunable(caller, distinct, interrupted=interrupted))
+        return [
+            thread_id for thread_id in distinct if thread_id in prunable and await self._keep_latest(caller, thread_id)
+        ]
 
-    async def expire(self, limit: int) -> int:
+    async def estimate(
+        self, caller: Caller, thread_ids: Sequence[UUID], strategy: Strategy, *, interrupted: bool = True
+    ) -> tuple[int, int]:
+        """How many threads `prune` would prune, and how many bytes of the database that would free; nothing is changed.
+
+        Channels that are kept as deltas are stored whole on the checkpoint that stays, which is not counted.
+        """
+        prunable = await self._pruning.prunable(caller, list(set(thread_ids)), interrupted=interrupted)
+        freed = await self._pruning.bytes(prunable)
+        if strategy == "keep_latest":
+            freed -= sum([await self._pruning.bytes_of_latest(thread_id) for thread_id in prunable])
+        return len(prunable), freed
+
+    async def expire(self, limit: int, *, interrupted: bool = False) -> int:
         """Prune up to `limit` threads whose time is up, each by its own strategy; how many."""
-        expired = await self._pruning.expire(limit=limit)
-        histories = await self._pruning.expired_histories(limit=limit - expired)
+        expired = len(self._told(await self._pruning.expire(limit=limit, interrupted=interrupted)))
+        histories = await self._pruning.expired("keep_latest", limit=limit - expired, interrupted=interrupted)
         return expired + sum([await self._keep_latest(SERVER, thread_id) for thread_id in histories])
+
+    def _told(self, deleted: list[UUID]) -> list[UUID]:
+        """The followers of these threads look again, and find that they are gone."""
+        for start in range(0, len(deleted), RINGS):
+            self._events.grown(*deleted[start : start + RINGS])
+        return deleted
 
     async def _keep_latest(self, caller: Caller, thread_id: UUID) -> bool:
         try:
@@ -93,14 +127,14 @@ class Pruner:
         return found
 
 
-async def sweep_expired(pruner: Pruner, *, interval: float, limit: int | None) -> None:
+async def sweep_expired(pruner: Pruner, *, interval: float, limit: int | None, interrupted: bool) -> None:
     """Prune what is due, at most `limit` threads, every `interval` seconds, until cancelled."""
     while True:
         try:
             left = limit
             while left is None or left > 0:
                 batch = BATCH if left is None else min(BATCH, left)
-                pruned = await pruner.expire(batch)
+                pruned = await pruner.expire(batch, interrupted=interrupted)
                 left = left if left is None else left - pruned
                 if pruned < batch:
                     break

@@ -60,9 +60,16 @@ LIMIT %(limit)s
 
 -- name: read_thread
 -- One row without a block where there is nothing new, no row where there is no such thread (any more). A thread that was
--- deleted says what it has to say: a stateless run's thread goes in the transaction that ends the run.
+-- deleted says what it has to say: a stateless run's thread goes in the transaction that ends the run. Where all blocks
+-- have expired, all that can be said is which run ended last.
 SELECT b.first_seq, b.last_seq, b.frames, b.ended_runs, (extract(epoch FROM b.created_at) * 1000)::bigint AS at_ms,
-       t.deleted_at IS NOT NULL AS gone
+       t.deleted_at IS NOT NULL AS gone, t.event_seq, (extract(epoch FROM t.updated_at) * 1000)::bigint AS ended_ms,
+       CASE WHEN b.last_seq IS NULL AND t.event_seq > %(after)s
+                 AND NOT EXISTS (SELECT FROM holdfast.event_blocks any_block WHERE any_block.thread_id = t.thread_id)
+            THEN ARRAY(SELECT r.run_id FROM holdfast.runs r
+                       WHERE r.thread_id = t.thread_id AND r.status NOT IN ('pending', 'running')
+                       ORDER BY r.seq DESC
+                       LIMIT 1) END AS ended_last
 FROM holdfast.threads t
 LEFT JOIN LATERAL (
     SELECT * FROM holdfast.event_blocks
@@ -96,6 +103,6 @@ FROM holdfast.event_blocks
 WHERE run_id = %(run_id)s
 
 -- name: newest_of_thread
-SELECT coalesce(max(last_seq), 0) AS newest
-FROM holdfast.event_blocks
-WHERE thread_id = %(thread_id)s
+-- What the thread knows of itself counts where the blocks have expired.
+SELECT greatest((SELECT max(last_seq) FROM holdfast.event_blocks WHERE thread_id = %(thread_id)s),
+                (SELECT event_seq FROM holdfast.threads WHERE thread_id = %(thread_id)s), 0) AS newest

@@ -16,3 +16,32 @@ SELECT count(*) AS n_pending,
        percentile_cont(0.5) WITHIN GROUP (ORDER BY waited) FILTER (WHERE is_due) AS pending_runs_wait_time_med_secs,
        max(waited) FILTER (WHERE is_due AND NOT is_blocked) AS pending_unblocked_runs_wait_time_max_secs
 FROM pending
+
+-- name: storage
+SELECT measured_at, report, extract(epoch FROM holdfast.now() - measured_at)::float AS age
+FROM holdfast.storage_report
+
+-- name: publish
+INSERT INTO holdfast.storage_report (measured_at, report)
+VALUES (holdfast.now(), %(report)s)
+ON CONFLICT (one) DO UPDATE SET measured_at = EXCLUDED.measured_at, report = EXCLUDED.report
+
+-- name: measure
+SELECT t.thread_id,
+       (SELECT coalesce(sum(pg_column_size(c.checkpoint) + pg_column_size(c.metadata)), 0) FROM checkpoints c
+        WHERE c.thread_id = t.thread_id::text)::bigint
+     + (SELECT coalesce(sum(pg_column_size(b.blob)), 0) FROM checkpoint_blobs b
+        WHERE b.thread_id = t.thread_id::text)::bigint
+     + (SELECT coalesce(sum(pg_column_size(w.blob)), 0) FROM checkpoint_writes w
+        WHERE w.thread_id = t.thread_id::text)::bigint
+     + (SELECT coalesce(sum(pg_column_size(e.frames)), 0) FROM holdfast.event_blocks e
+        WHERE e.thread_id = t.thread_id)::bigint
+     + (SELECT coalesce(sum(pg_column_size(v.value)), 0) FROM holdfast.thread_values v
+        WHERE v.thread_id = t.thread_id)::bigint
+     + (SELECT coalesce(sum(pg_column_size(r.kwargs)), 0) FROM holdfast.runs r
+        WHERE r.thread_id = t.thread_id)::bigint AS bytes
+FROM (SELECT thread_id FROM holdfast.threads
+      WHERE thread_id > %(after)s AND deleted_at IS NULL
+      ORDER BY thread_id
+      LIMIT %(limit)s) AS t
+ORDER BY t.thread_id

@@ -9,12 +9,12 @@ ORDER BY seq
 -- name: insert
 INSERT INTO holdfast.runs (
     run_id, thread_id, owner, assistant_id, graph_id, status, metadata, kwargs, multitask_strategy,
-    resumable, logged, ephemeral, available_at, created_at, updated_at, webhook)
+    resumable, logged, ephemeral, available_at, created_at, updated_at, webhook, priority)
 VALUES (
     %(run_id)s, %(thread_id)s, %(owner)s, %(assistant_id)s, %(graph_id)s, 'pending', %(metadata)s, %(kwargs)s,
     %(multitask_strategy)s, %(resumable)s, %(logged)s, %(ephemeral)s,
     holdfast.now() + make_interval(secs => %(after_seconds)s),
-    holdfast.now() + make_interval(secs => %(after_seconds)s), holdfast.now(), %(webhook)s)
+    holdfast.now() + make_interval(secs => %(after_seconds)s), holdfast.now(), %(webhook)s, %(priority)s)
 ON CONFLICT (run_id) DO NOTHING
 
 -- name: bind_answers
@@ -31,13 +31,9 @@ DELETE FROM holdfast.answers
 WHERE run_id = ANY(%(run_ids)s::uuid[])
   AND (%(still_asked)s::text[] IS NULL OR interrupt_id = ANY(%(still_asked)s::text[]))
 
--- name: claim
-WITH next AS (
-    SELECT r.run_id
-    FROM holdfast.runs r
-    WHERE r.status = 'pending'
-      AND r.available_at <= holdfast.now()
-      AND (%(run_id)s::uuid IS NULL OR r.run_id = %(run_id)s)
+-- name: may_start
+-- Part of both claims: the run `r` is due, first of its thread, and its thread is free.
+r.status = 'pending' AND r.available_at <= holdfast.now()
       AND NOT EXISTS (
           SELECT FROM holdfast.runs earlier
           WHERE earlier.thread_id = r.thread_id AND earlier.seq < r.seq AND earlier.status IN ('pending', 'running')
@@ -45,10 +41,10 @@ WITH next AS (
       AND NOT EXISTS (
           SELECT FROM holdfast.runs other
           WHERE other.thread_id = r.thread_id AND other.status = 'running')
-    ORDER BY r.seq
-    LIMIT %(limit)s
-    FOR UPDATE SKIP LOCKED
-), claimed AS (
+
+-- name: take
+-- Part of both claims: what `next` says is running from now on.
+claimed AS (
     UPDATE holdfast.runs r
     SET status = 'running',
         worker_id = %(worker_id)s,
@@ -60,18 +56,57 @@ WITH next AS (
     WHERE r.run_id = next.run_id AND r.status = 'pending'
     RETURNING r.*
 )
-SELECT claimed.run_id, claimed.thread_id, claimed.owner, claimed.assistant_id, claimed.graph_id, claimed.metadata,
-       claimed.kwargs, claimed.resumable, claimed.logged, claimed.ephemeral, claimed.attempt,
-       claimed.crashes, claimed.command_saved, claimed.fencing_token, claimed.cancel, claimed.created_at,
-       claimed.webhook,
+SELECT c.run_id, c.thread_id, c.owner, c.assistant_id, c.graph_id, c.metadata, c.kwargs, c.resumable, c.logged,
+       c.ephemeral, c.attempt, c.crashes, c.command_saved, c.fencing_token, c.cancel, c.created_at, c.webhook,
        greatest(t.event_seq, (
            SELECT b.last_seq FROM holdfast.event_blocks b
            WHERE b.thread_id = t.thread_id
            ORDER BY b.last_seq DESC
            LIMIT 1)) AS event_seq,
        extract(epoch FROM holdfast.now())::float AS claimed_at
-FROM claimed
+FROM claimed c
 JOIN holdfast.threads t USING (thread_id)
+
+-- name: claim_this
+WITH next AS (
+    SELECT r.run_id
+    FROM holdfast.runs r
+    WHERE r.run_id = %(run_id)s AND %%MAY_START%%
+    FOR UPDATE SKIP LOCKED
+), %%TAKE%%
+
+-- name: claim
+-- Of one owner, by rank. No run is due whose rank is later than the lowest priority makes it.
+WITH next AS (
+    SELECT r.run_id
+    FROM holdfast.runs r
+    WHERE r.owner = %(owner)s
+      AND (r.available_at AT TIME ZONE 'UTC') - r.priority * interval '1 minute'
+          <= (holdfast.now() AT TIME ZONE 'UTC') + interval '10 minutes'
+      AND %%MAY_START%%
+    ORDER BY (r.available_at AT TIME ZONE 'UTC') - r.priority * interval '1 minute', r.seq
+    LIMIT %(limit)s
+    FOR UPDATE SKIP LOCKED
+), %%TAKE%%
+
+-- name: turns
+-- Whose runs wait, in a circle that begins behind one owner, and how many they have running: hops through the index from
+-- one owner to the next, however many runs they have.
+WITH RECURSIVE turn (owner, first, n) AS (
+    SELECT %(after)s::text, NULL::text, 0
+    UNION ALL
+    SELECT following.owner, coalesce(turn.first, following.owner), turn.n + 1
+    FROM turn CROSS JOIN LATERAL (
+        (SELECT r.owner FROM holdfast.runs r WHERE r.status = 'pending' AND r.owner > turn.owner ORDER BY r.owner LIMIT 1)
+        UNION ALL
+        (SELECT r.owner FROM holdfast.runs r WHERE r.status = 'pending' ORDER BY r.owner LIMIT 1)
+        LIMIT 1) AS following
+    WHERE turn.n < %(owners)s AND following.owner IS DISTINCT FROM turn.first
+)
+SELECT owner, (SELECT count(*) FROM holdfast.runs r WHERE r.owner = turn.owner AND r.status = 'running') AS running
+FROM turn
+WHERE n > 0
+ORDER BY n
 
 -- name: next_due
 SELECT extract(epoch FROM min(available_at) - holdfast.now())::float AS seconds
@@ -198,7 +233,7 @@ ORDER BY r.seq DESC
 LIMIT %(limit)s OFFSET %(offset)s
 
 -- name: find
-SELECT r.run_id, r.thread_id, r.status, r.error, r.ephemeral, r.resumable, r.logged
+SELECT r.run_id, r.thread_id, r.status, r.error, r.ephemeral, r.resumable, r.logged, r.started_at IS NOT NULL AS has_run
 FROM holdfast.runs r
 JOIN holdfast.threads t USING (thread_id)
 WHERE %%SEES(t)%% AND r.run_id = %(run_id)s

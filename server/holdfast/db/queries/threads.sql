@@ -75,9 +75,6 @@ UPDATE holdfast.threads
 SET deleted_at = holdfast.now()
 WHERE thread_id = ANY(%(thread_ids)s::uuid[]) AND deleted_at IS NULL
 
--- name: erase
-DELETE FROM holdfast.threads WHERE thread_id = %(thread_id)s
-
 -- name: erase_checkpoints
 WITH writes AS (
     DELETE FROM checkpoint_writes WHERE thread_id = ANY(%(thread_ids)s::text[])
@@ -162,7 +159,8 @@ WHERE thread_id = %(thread_id)s AND edit_token = %(token)s
 RETURNING thread_id
 
 -- name: sweep
--- A CTE, because Postgres may execute a subquery in IN more than once, and SKIP LOCKED finds other rows each time.
+-- What is to be erased; from then on no draft comes to light. A CTE, because Postgres may execute a subquery in IN more than
+-- once, and SKIP LOCKED finds other rows each time.
 WITH gone AS (
     SELECT thread_id
     FROM holdfast.threads
@@ -171,7 +169,8 @@ WITH gone AS (
     LIMIT %(batch)s
     FOR UPDATE SKIP LOCKED
 )
-DELETE FROM holdfast.threads t
-USING gone
+UPDATE holdfast.threads t
+SET edit_token = NULL
+FROM gone
 WHERE t.thread_id = gone.thread_id
-RETURNING t.thread_id::text
+RETURNING t.thread_id
