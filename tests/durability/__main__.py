@@ -9,9 +9,11 @@ import argparse
 import random
 
 from tests.durability.goals import Goal, played
+from tests.durability.idle_streams import R12
+from tests.durability.rolling import R11
 from tests.durability.tally import say
 
-GOALS: tuple[Goal, ...] = ()
+GOALS: tuple[Goal, ...] = (R11, R12)
 """In the order of docs/durability.md."""
 
 

@@ -8,12 +8,21 @@ before the command line runs.
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from psycopg import AsyncConnection
+from uvicorn.protocols.http import flow_control
 
 from holdfast.__main__ import main
-from holdfast.db import admission, pool, sql
+from holdfast.db import admission, events, news, pool, runs, sql
+from holdfast.rules.run import StopReason
+from holdfast.worker import execute
+
+Follow = Callable[..., AsyncIterator[Any]]
 
 
 def no_fence() -> None:
@@ -41,10 +50,76 @@ def no_save_retry() -> None:
     pool.Database.retrying = once
 
 
+def connection_each() -> None:
+    """Every stream holds a connection to the database."""
+
+    def holding(follow: Follow) -> Follow:
+        async def held(self: events.EventLog, *args: Any) -> AsyncIterator[Any]:
+            async with await AsyncConnection.connect(self._database.pool.conninfo):
+                async for each in follow(self, *args):
+                    yield each
+
+        return held
+
+    _around_streams(holding)
+
+
+def look_each() -> None:
+    """Every stream that waits looks for itself."""
+    news.LOGS_PER_LOOK = 1
+
+
+def ballast() -> None:
+    """Every stream holds more memory than it needs."""
+
+    def holding(follow: Follow) -> Follow:
+        async def held(self: events.EventLog, *args: Any) -> AsyncIterator[Any]:
+            weight = bytearray(b"x" * 2**16)
+            async for each in follow(self, *args):
+                yield each
+            weight.clear()
+
+        return held
+
+    _around_streams(holding)
+
+
+def no_flow_control() -> None:
+    """Whatever a client does not read is kept in memory."""
+    flow_control.FlowControl.pause_writing = lambda _: None
+
+
+def cut_off() -> None:
+    """A stopping worker does not wait for the end of a step."""
+    execute.Execution.drain = lambda self: self.stop(StopReason.DRAIN)
+
+
+def lost_block() -> None:
+    """One block in seven never reaches the log."""
+    append, blocks = runs.Runs.append, itertools.count(1)
+
+    async def forgetful(self: runs.Runs, *args: Any) -> None:
+        if next(blocks) % 7:
+            await append(self, *args)
+
+    runs.Runs.append = forgetful
+
+
+def _around_streams(wrapped: Callable[[Follow], Follow]) -> None:
+    for verb in ("follow", "follow_thread"):
+        setattr(events.EventLog, verb, wrapped(getattr(events.EventLog, verb)))
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "no-fence": no_fence,
     "no-binding": no_binding,
     "no-save-retry": no_save_retry,
+    "connection-each": connection_each,
+    "look-each": look_each,
+    "ballast": ballast,
+    "no-flow-control": no_flow_control,
+    "cut-off": cut_off,
+    "lost-block": lost_block,
 }
 
 if __name__ == "__main__":

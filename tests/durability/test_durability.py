@@ -9,7 +9,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.durability import drain, kill_rounds, takeover
+from tests.durability import drain, idle_streams, kill_rounds, takeover
+from tests.durability.goals import Trial
 from tests.durability.tally import Tally
 from tests.durability.walk import PROJECT
 from tests.support.postgres import Cluster
@@ -57,6 +58,14 @@ def test_the_run_of_a_killed_worker_goes_on_within_two_seconds(site: takeover.Si
 
 def test_ctrl_c_on_the_only_server_leaves_the_run_in_the_queue(cluster: Cluster, tmp_path: Path) -> None:
     assert not drain.run_rounds(1, 0, tmp_path, cluster).failures
+
+
+def test_streams_that_wait_hear_what_happens_beside_clients_that_behave_badly(
+    cluster: Cluster, tmp_path: Path, tally: Tally
+) -> None:
+    with idle_streams.site(Trial(1, random.Random(7), tmp_path), cluster) as place:
+        idle_streams.waited(place, tally, 60, measured=False)
+    assert tally.counted("streams") == 60
 
 
 def test_a_run_whose_worker_is_gone_without_a_trace_is_adopted(site: takeover.Site) -> None:

@@ -25,7 +25,7 @@ from holdfast.worker.execute import Execution, Workshop
 logger = logging.getLogger(__name__)
 
 PAUSE_AFTER_ERROR = 0.5
-LAST_SECONDS = 10.0
+LAST_SECONDS = 5.0
 """How long a stopping worker waits for steps that were told to stop at once."""
 
 
