@@ -6,7 +6,8 @@
 
 All three are the same code over the same tables. On SIGTERM or Ctrl-C the worker drains first: runs stop at their
 next superstep and go back to the queue. Then streams are cut, so that their clients reconnect, and the process
-leaves. A second signal hurries.
+leaves. A second signal hurries. Ten seconds after the time that runs are given to reach a superstep's end it is gone
+at the latest.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ from holdfast.db.threads import Threads
 from holdfast.db.trees import Stores
 from holdfast.db.webhooks import Deliveries
 from holdfast.errors import SettingsError
-from holdfast.process import Server, Tasks, first, listen, own_url, signals
+from holdfast.process import Server, Tasks, allow_many_files, first, leave_within, listen, own_url, signals
 from holdfast.project import Project, load_project
 from holdfast.rules.caller import LOCAL
 from holdfast.rules.thread import Ttl
@@ -77,6 +78,9 @@ logger = logging.getLogger(__name__)
 
 Part = Literal["serve", "api", "worker"]
 
+LAST_SECONDS = 5.0
+"""How long a process that has drained may take to leave."""
+
 
 @dataclass(frozen=True, slots=True)
 class Running:
@@ -100,6 +104,7 @@ async def run(settings: Settings, part: Part, announce: Callable[[str, str, str 
         logger.warning("%s", warning)
     if part != "worker":
         settings.check_door(has_custom_auth=project.sections.auth.path is not None)
+    allow_many_files()
     listener = listen(settings) if part != "worker" else None
     prefix = _mount_prefix(settings, project)
     base_url = own_url(settings, listener) + prefix
@@ -110,7 +115,9 @@ async def run(settings: Settings, part: Part, announce: Callable[[str, str, str 
         url = f"{server.url}{prefix}" if server else ""
         announce(url, database_url, project.sections.auth.path)
         await first(stop, running.failed)
+        running.services.leaving.set()
         await _leave(running, settings.drain_seconds, stop)
+        leave_within(LAST_SECONDS, status=int(running.failed.is_set()))
         if server and answering:
             server.should_exit = True
             await answering
@@ -171,6 +178,7 @@ async def _assembled(
         parts = await _parts(settings, project, graphs, post, url, listen_url, stack)
         worker = None if part == "api" else await _working(parts, url, listen_url, stack, tasks)
         tasks.start("bell", parts.bell.listen(), may_end=True)
+        tasks.start("news", parts.events.watch())
         stack.push_async_callback(tasks.stop)
         services = _services(parts, worker or Idle(), gate)
         if worker is not None:

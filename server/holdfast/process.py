@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import resource
 import signal
 import socket
+import sys
+import threading
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import uvicorn
@@ -58,7 +62,9 @@ class Server(uvicorn.Server):
             access_log=False,
             server_header=False,
             lifespan="off",
-            timeout_graceful_shutdown=5,
+            timeout_graceful_shutdown=3,
+            # Longer than proxies keep theirs (60 s, most of them): nobody writes to a connection that we just close.
+            timeout_keep_alive=75,
         )
         super().__init__(config)
         self._listener = listener
@@ -83,6 +89,13 @@ def listen(settings: Settings) -> socket.socket:
         ) from error
 
 
+def allow_many_files() -> None:
+    """Every open stream is a file to the kernel: take as many as this process may ask for."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # macOS promises more than it gives.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def own_url(settings: Settings, listener: socket.socket | None) -> str:
     """Where this machine reaches its server; a worker alone takes it for the one that its settings describe."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
@@ -103,3 +116,20 @@ async def first(stop: asyncio.Queue[None], failed: asyncio.Event) -> None:
     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     for task in waiting:
         task.cancel()
+
+
+def leave_within(seconds: float, status: int) -> None:
+    """End the process after so long, whatever still runs in it.
+
+    A synchronous node is a thread, and Python waits for its threads; a task may ignore that it was cancelled.
+    """
+
+    def end() -> None:
+        logger.warning("something does not end; leaving without it")
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(status)
+
+    watchdog = threading.Timer(seconds, end)
+    watchdog.daemon = True
+    watchdog.start()

@@ -133,15 +133,16 @@ async def process(url: str, *, listening: bool = True, size: int = 8) -> AsyncIt
     async with opened(url, size=size) as stage:
         bell = Bell(stage.database, url if listening else None)
         events = EventLog(stage.database, stage.runs, bell, sse.split)
-        listener = asyncio.create_task(bell.listen())
+        tasks = [asyncio.create_task(bell.listen()), asyncio.create_task(events.watch())]
         try:
             if listening:
                 await until(lambda: bell.poll_seconds > 1)
             yield Process(stage, bell, events)
         finally:
             await bell.close()
-            listener.cancel()
-            await asyncio.wait([listener])
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
 
 
 def emptied(conn: Connection[Any]) -> None:

@@ -90,13 +90,13 @@ def looked_at(plan: list[dict[str, Any]]) -> int:
 
 @pytest.mark.parametrize("after", [0, LONG, 2 * LONG - 5, 2 * LONG])
 async def test_following_a_run_starts_where_the_follower_is(conn: Any, after: int) -> None:
-    params = {"run_id": WANTED, "after": after, "limit": 64}
+    params = {"run_id": WANTED, "after": after, "limit": 64, "bytes": 2**18}
     assert looked_at(await explained(conn, statements("events")["read"], params)) <= 65
 
 
 @pytest.mark.parametrize("after", [0, LONG, 2 * LONG - 5, 2 * LONG])
 async def test_following_a_thread_starts_where_the_follower_is(conn: Any, after: int) -> None:
-    query = scoped(ANN, statements("events")["read_thread"], thread_id=WANTED, after=after, limit=64)
+    query = scoped(ANN, statements("events")["read_thread"], thread_id=WANTED, after=after, limit=64, bytes=2**18)
     assert looked_at(await explained(conn, *query)) <= 65
 
 
@@ -110,3 +110,10 @@ async def test_the_newest_number_is_one_look(conn: Any, verb: str) -> None:
 async def test_expiry_looks_only_at_what_it_takes(conn: Any, ttl: float) -> None:
     plan = await explained(conn, statements("events")["expire"], {"ttl": float(ttl), "batch": 500})
     assert looked_at(plan) <= 2 * 500
+
+
+@pytest.mark.parametrize("verb", ["grown_runs", "grown_threads"])
+async def test_looking_for_all_who_wait_is_one_look_for_each(conn: Any, verb: str) -> None:
+    ids = [UUID(f"{number:08x}-0000-7000-8000-000000000000") for number in range(1, 1001)]
+    plan = await explained(conn, statements("events")[verb], {"ids": ids, "after": [2 * SHORT] * len(ids)})
+    assert looked_at(plan) <= len(ids)

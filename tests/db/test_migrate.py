@@ -130,11 +130,18 @@ async def test_a_missing_table_of_langgraph_is_pending(database_url: str) -> Non
 @pytest.mark.anyio
 async def test_a_database_of_a_newer_version_is_left_alone(database_url: str) -> None:
     with psycopg.connect(database_url, autocommit=True) as conn:
-        conn.execute("INSERT INTO holdfast.migrations (version, name) VALUES (9999, 'from the future')")
+        conn.execute("INSERT INTO holdfast.migrations (version, name) VALUES (9998, 'more'), (9999, 'post_less')")
     before = catalog(database_url)
     with pytest.raises(DatabaseError, match="newer version"):
         await migrate(database_url)
     assert catalog(database_url) == before
+
+
+@pytest.mark.anyio
+async def test_a_database_to_which_a_newer_version_only_added_something_is_served(database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True) as conn:
+        conn.execute("INSERT INTO holdfast.migrations (version, name) VALUES (9999, 'more')")
+    assert await migrate(database_url) == []
 
 
 @pytest.fixture

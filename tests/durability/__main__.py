@@ -9,13 +9,15 @@ import argparse
 import random
 
 from tests.durability.goals import Goal, played
+from tests.durability.idle_streams import R12
 from tests.durability.lost_connections import STALLED, TERMINATED, UNANSWERED
 from tests.durability.outages import AWAY, FULL, TOGETHER
 from tests.durability.pooled import POOLER
+from tests.durability.rolling import R11
 from tests.durability.states import R14
 from tests.durability.tally import say
 
-GOALS: tuple[Goal, ...] = (TERMINATED, STALLED, AWAY, TOGETHER, UNANSWERED, FULL, POOLER, R14)
+GOALS: tuple[Goal, ...] = (TERMINATED, STALLED, AWAY, TOGETHER, UNANSWERED, FULL, POOLER, R14, R11, R12)
 """In the order of docs/durability.md."""
 
 

@@ -8,16 +8,23 @@ before the command line runs.
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 from langgraph.store.base import Op, Result, SearchOp
+from psycopg import AsyncConnection
+from uvicorn.protocols.http import flow_control
 
 from graph import ledger
 from holdfast.__main__ import main
-from holdfast.db import admission, commits, pool, sql, store
+from holdfast.db import admission, commits, events, news, pool, runs, sql, store
+from holdfast.rules.run import StopReason
+from holdfast.worker import execute
+
+Follow = Callable[..., AsyncIterator[Any]]
 
 
 def no_fence() -> None:
@@ -84,6 +91,66 @@ def jsonb_values() -> None:
     named["put_values"] = named["put_values"].replace("value::json", "value::jsonb")
 
 
+def connection_each() -> None:
+    """Every stream holds a connection to the database."""
+
+    def holding(follow: Follow) -> Follow:
+        async def held(self: events.EventLog, *args: Any) -> AsyncIterator[Any]:
+            async with await AsyncConnection.connect(self._database.pool.conninfo):
+                async for each in follow(self, *args):
+                    yield each
+
+        return held
+
+    _around_streams(holding)
+
+
+def look_each() -> None:
+    """Every stream that waits looks for itself."""
+    news.LOGS_PER_LOOK = 1
+
+
+def ballast() -> None:
+    """Every stream holds more memory than it needs."""
+
+    def holding(follow: Follow) -> Follow:
+        async def held(self: events.EventLog, *args: Any) -> AsyncIterator[Any]:
+            weight = bytearray(b"x" * 2**16)
+            async for each in follow(self, *args):
+                yield each
+            weight.clear()
+
+        return held
+
+    _around_streams(holding)
+
+
+def no_flow_control() -> None:
+    """Whatever a client does not read is kept in memory."""
+    flow_control.FlowControl.pause_writing = lambda _: None
+
+
+def cut_off() -> None:
+    """A stopping worker does not wait for the end of a step."""
+    execute.Execution.drain = lambda self: self.stop(StopReason.DRAIN)
+
+
+def lost_block() -> None:
+    """One block in seven never reaches the log."""
+    append, blocks = runs.Runs.append, itertools.count(1)
+
+    async def forgetful(self: runs.Runs, *args: Any) -> None:
+        if next(blocks) % 7:
+            await append(self, *args)
+
+    runs.Runs.append = forgetful
+
+
+def _around_streams(wrapped: Callable[[Follow], Follow]) -> None:
+    for verb in ("follow", "follow_thread"):
+        setattr(events.EventLog, verb, wrapped(getattr(events.EventLog, verb)))
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "no-fence": no_fence,
     "no-binding": no_binding,
@@ -92,6 +159,12 @@ FAULTS: dict[str, Callable[[], None]] = {
     "commits-repeated-blindly": commits_repeated_blindly,
     "no-ledger": no_ledger,
     "jsonb-values": jsonb_values,
+    "connection-each": connection_each,
+    "look-each": look_each,
+    "ballast": ballast,
+    "no-flow-control": no_flow_control,
+    "cut-off": cut_off,
+    "lost-block": lost_block,
 }
 
 if __name__ == "__main__":

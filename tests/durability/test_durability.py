@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.durability import drain, kill_rounds, takeover
+from tests.durability import drain, idle_streams, kill_rounds, takeover
 from tests.durability.goals import Trial
 from tests.durability.states import R14
 from tests.durability.tally import Tally
@@ -63,6 +63,14 @@ def test_ctrl_c_on_the_only_server_leaves_the_run_in_the_queue(cluster: Cluster,
 
 def test_random_states_come_back_exactly_or_are_refused(tmp_path: Path) -> None:
     assert not R14.play(Trial(40, random.Random(7), tmp_path)).failures
+
+
+def test_streams_that_wait_hear_what_happens_beside_clients_that_behave_badly(
+    cluster: Cluster, tmp_path: Path, tally: Tally
+) -> None:
+    with idle_streams.site(Trial(1, random.Random(7), tmp_path), cluster) as place:
+        idle_streams.waited(place, tally, 60, measured=False)
+    assert tally.counted("streams") == 60
 
 
 def test_a_run_whose_worker_is_gone_without_a_trace_is_adopted(site: takeover.Site) -> None:

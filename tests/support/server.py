@@ -49,9 +49,10 @@ class Server(Elsewhere):
         part: str = "serve",
         port: int | None = None,
         planted: str = "",
+        tree: Path = ROOT,
         **environment: str,
     ) -> None:
-        """`planted`: faults of `tests/durability/planted.py` that this server is to have."""
+        """`planted`: faults of `tests/durability/planted.py` that this server is to have; `tree`: where its code is."""
         super().__init__(f"http://127.0.0.1:{port or free_port()}")
         self.part = part
         program = ["tests.durability.planted", planted] if planted else ["holdfast"]
@@ -63,7 +64,7 @@ class Server(Elsewhere):
         if data_dir:
             self._command += ["--data-dir", str(data_dir)]
         # Beside the tests lies a directory named `server`, which no project should find.
-        path = [str(ROOT / "server"), *([str(ROOT)] if planted else [])]
+        path = [str(tree / "server"), *([str(ROOT)] if planted else [])]
         self._environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), **environment}
         self._environment.pop("OPENAI_API_KEY", None)
         if not database_url:

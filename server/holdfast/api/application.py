@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from holdfast import __version__
 from holdfast.api import (
@@ -92,7 +93,7 @@ def serving(
         inner = custom.around(app, services.gate, http)
     if http.cors is not None or custom is None or not custom.has_cors:
         inner = with_cors(inner, http.cors or Cors(expose_headers=EXPOSED_HEADERS))
-    inner = services.traffic.counting(inner)
+    inner = services.traffic.counting(parting(inner, services.leaving))
     return below(prefix, inner) if prefix else inner
 
 
@@ -116,6 +117,20 @@ def with_cors(app: ASGIApp, cors: Cors) -> ASGIApp:
         max_age=cors.max_age,
         allow_private_network=True,
     )
+
+
+def parting(app: ASGIApp, leaving: asyncio.Event) -> ASGIApp:
+    """`app`, whose answers close their connections once the process was asked to stop: the next goes elsewhere."""
+
+    async def answered(scope: Scope, receive: Receive, send: Send) -> None:
+        async def last(message: Message) -> None:
+            if leaving.is_set() and message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
+
+        await app(scope, receive, last)
+
+    return answered
 
 
 def below(prefix: str, app: ASGIApp) -> ASGIApp:

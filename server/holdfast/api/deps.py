@@ -169,7 +169,10 @@ class Services:
     """Where webhooks may go; None: they are accepted and not sent."""
     crons: Crons
     traffic: Traffic = field(default_factory=Traffic)
+    leaving: asyncio.Event = field(default_factory=asyncio.Event)
+    """The process was asked to stop; requests are still answered."""
     closing: asyncio.Event = field(default_factory=asyncio.Event)
+    """It stops: streams are cut."""
 
 
 def services(request: HTTPConnection) -> Services:

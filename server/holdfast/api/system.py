@@ -54,10 +54,12 @@ async def ok(
 
 @router.get(
     "/ready",
-    summary="The process can do its work: the database answers",
+    summary="The process can do its work: the database answers, and nobody asked it to stop",
     **docs(answers=Health, fails={503: Health}, asks=False),
 )
 async def ready(with_: With) -> Response:
+    if with_.leaving.is_set():
+        return Json({"ok": False, "services": {"process": "stopping"}}, status_code=503)
     return await _database_health(with_)
 
 

@@ -24,6 +24,7 @@ from uuid import UUID
 from psycopg.rows import DictRow
 
 from holdfast.db.bell import Bell
+from holdfast.db.news import News
 from holdfast.db.pool import Database, persistent, repeated
 from holdfast.db.runs import Runs
 from holdfast.db.scope import scoped
@@ -34,6 +35,10 @@ from holdfast.rules.run import ACTIVE
 ATTEMPT_GAP = 100_000
 TAPE_BYTES = 4 * 2**20
 BLOCKS_PER_READ = 64
+BATCH_BYTES = 256 * 1024
+"""About what a follower who reads slowly holds in memory; one frame may be longer."""
+NEVER_WRITTEN = 2**62
+"""A number after all that there are: who waits after it waits for the end."""
 
 Frames = list[bytes]
 
@@ -82,11 +87,17 @@ class Tape:
         self._wake()
 
     def since(self, seq: int) -> Frames | None:
-        """The frames after `seq`, or None if the tape does not reach back that far."""
+        """The next frames after `seq`, or None if the tape does not reach back that far."""
         if seq < self.first - 1:
             return None
-        skip = seq - self.first + 1
-        return [self._frames[i] for i in range(skip, len(self._frames))] if skip else list(self._frames)
+        newer: Frames = []
+        size = 0
+        for place in range(seq - self.first + 1, len(self._frames)):
+            newer.append(self._frames[place])
+            size += len(newer[-1])
+            if size >= BATCH_BYTES:
+                break
+        return newer
 
     async def news(self) -> None:
         """Until something was appended, or the run ended."""
@@ -115,12 +126,13 @@ class EventLog:
         self._split = split
         self._sql = statements("events")
         self._tapes: dict[UUID, Tape] = {}
-        self._waiting: dict[UUID, set[asyncio.Event]] = {}
-        bell.on("events", self._heard)
+        self._news = News(database, bell)
 
     def open_tape(self, run_id: UUID, first_seq: int) -> Tape:
         """Start a tape for a run that this process executes."""
         tape = self._tapes[run_id] = Tape(first_seq)
+        # Who waited for the run to begin reads the tape from now on.
+        self._news.tell(str(run_id))
         return tape
 
     def close_tape(self, run_id: UUID, thread_id: UUID, result: bytes | None, *, over: bool) -> None:
@@ -133,7 +145,7 @@ class EventLog:
         """There is something new in the logs of these runs and threads: followers everywhere look again."""
         about = " ".join(map(str, logs))
         self._bell.ring("events", about)
-        self._heard(about)
+        self._news.tell(about)
 
     async def follow(self, caller: Caller, run_id: UUID, after: int | None) -> AsyncIterator[Frames]:
         """The run's frames in order, in batches, until it has ended.
@@ -175,7 +187,7 @@ class EventLog:
         """
         cursor = after if after is not None else await self._newest_of_thread(thread_id)
         while True:
-            with self._news_of(thread_id) as news:
+            with self._news.of("thread", thread_id, cursor) as news:
                 blocks = await self._read_thread(caller, thread_id, cursor)
                 if blocks and blocks[-1]["last_seq"] is not None:
                     yield [self._piece(block, cursor) for block in blocks]
@@ -186,7 +198,7 @@ class EventLog:
                 elif not blocks or blocks[-1]["gone"]:
                     return
                 else:
-                    await _wait(news, self._bell.poll_seconds)
+                    await news.wait()
 
     async def result(self, caller: Caller, run_id: UUID) -> bytes | None:
         """Wait for the run's end; its final JSON if it ended in this process, else None."""
@@ -196,13 +208,17 @@ class EventLog:
                     await tape.news()
                 if tape.over:
                     return tape.result
-            with self._news_of(run_id) as news:
+            with self._news.of("run", run_id, NEVER_WRITTEN) as news:
                 run = await self._find(caller, run_id)
                 if run_id in self._tapes:
                     continue
                 if run is None or run["status"] not in ACTIVE:
                     return None
-                await _wait(news, self._bell.poll_seconds)
+                await news.wait()
+
+    async def watch(self) -> None:
+        """Look after all who wait, in case a ring was lost; until cancelled."""
+        await self._news.watch()
 
     @repeated
     async def expire(self, *, ttl: float, batch: int) -> int:
@@ -237,7 +253,8 @@ class EventLog:
 
     @persistent
     async def _read_thread(self, caller: Caller, thread_id: UUID, after: int) -> list[DictRow]:
-        query = scoped(caller, self._sql["read_thread"], thread_id=thread_id, after=after, limit=BLOCKS_PER_READ)
+        limits = {"limit": BLOCKS_PER_READ, "bytes": BATCH_BYTES}
+        query = scoped(caller, self._sql["read_thread"], thread_id=thread_id, after=after, **limits)
         async with self._database.connection("api") as conn:
             return await (await conn.execute(*query)).fetchall()
 
@@ -249,7 +266,7 @@ class EventLog:
     async def _from_log(self, caller: Caller, run_id: UUID, cursor: int) -> AsyncIterator[tuple[Frames, int]]:
         """Follow the log until the run has ended, or turns out to be executed here."""
         while True:
-            with self._news_of(run_id) as news:
+            with self._news.of("run", run_id, cursor) as news:
                 # The status is read before the log: what an ended run said is then all there.
                 run = await self._find(caller, run_id)
                 blocks = await self._read(run_id, cursor)
@@ -262,7 +279,7 @@ class EventLog:
                     continue
                 if run is None or run["status"] not in ACTIVE or run_id in self._tapes:
                     return
-                await _wait(news, self._bell.poll_seconds)
+                await news.wait()
 
     async def _catch_up(self, run_id: UUID, cursor: int, tape: Tape) -> tuple[Frames, int]:
         """What the log has between the cursor and the tape; the cursor moves to the tape where the log has nothing."""
@@ -278,45 +295,9 @@ class EventLog:
 
     @persistent
     async def _read(self, run_id: UUID, after: int) -> list[DictRow]:
-        params = {"run_id": run_id, "after": after, "limit": BLOCKS_PER_READ}
+        params = {"run_id": run_id, "after": after, "limit": BLOCKS_PER_READ, "bytes": BATCH_BYTES}
         async with self._database.connection("api") as conn:
             return await (await conn.execute(self._sql["read"], params)).fetchall()
 
     def _rest_of(self, block: DictRow, cursor: int) -> Frames:
         return list(self._split(block["frames"])[max(0, cursor - block["first_seq"] + 1) :])
-
-    def _heard(self, about: str | None) -> None:
-        heard = list(self._waiting) if about is None else [UUID(each) for each in about.split()]
-        for each in heard:
-            for event in self._waiting.get(each, ()):
-                event.set()
-
-    def _news_of(self, followed: UUID) -> _News:
-        return _News(self._waiting, followed)
-
-
-class _News:
-    """An event that is set when the bell rings for a run or a thread; registered as long as the block runs."""
-
-    def __init__(self, waiting: dict[UUID, set[asyncio.Event]], followed: UUID) -> None:
-        self._waiting = waiting
-        self._followed = followed
-        self._event = asyncio.Event()
-
-    def __enter__(self) -> asyncio.Event:
-        self._waiting.setdefault(self._followed, set()).add(self._event)
-        return self._event
-
-    def __exit__(self, *_: object) -> None:
-        waiting = self._waiting[self._followed]
-        waiting.discard(self._event)
-        if not waiting:
-            del self._waiting[self._followed]
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return

@@ -31,6 +31,8 @@ LOCK_KEY = 0x486F6C64
 """The advisory lock of migrations ("Hold")."""
 TRY_LOCK = f"SELECT pg_try_advisory_xact_lock({LOCK_KEY}) AS locked"
 
+BREAKING = "post_"
+"""How the name of a migration begins after which older versions cannot work; all others only add (docs/replicas.md)."""
 POLL_SECONDS = 0.05
 _FILE = re.compile(r"(\d{4})_(\w+)\.sql")
 
@@ -112,7 +114,8 @@ async def _alone(url: str) -> AsyncIterator[None]:
 
 async def _apply(conn: AsyncConnection[DictRow]) -> AsyncIterator[str]:
     done = await _applied(conn)
-    if done and max(done) > max(migration.version for migration in migrations()):
+    known = {migration.version for migration in migrations()}
+    if any(version not in known and name.startswith(BREAKING) for version, name in done.items()):
         raise DatabaseError("the database was migrated by a newer version of Holdfast")
     for migration in migrations():
         if migration.version in done:
@@ -130,12 +133,12 @@ async def _apply(conn: AsyncConnection[DictRow]) -> AsyncIterator[str]:
         yield migration.name
 
 
-async def _applied(conn: AsyncConnection[DictRow]) -> set[int]:
+async def _applied(conn: AsyncConnection[DictRow]) -> dict[int, str]:
     row = await (await conn.execute("SELECT to_regclass('holdfast.migrations') AS found")).fetchone()
     if row is None or row["found"] is None:
-        return set()
-    rows = await (await conn.execute("SELECT version FROM holdfast.migrations")).fetchall()
-    return {row["version"] for row in rows}
+        return {}
+    rows = await (await conn.execute("SELECT version, name FROM holdfast.migrations")).fetchall()
+    return {row["version"]: row["name"] for row in rows}
 
 
 async def _langgraph_is_current(conn: AsyncConnection[DictRow]) -> bool:

@@ -15,7 +15,7 @@ class Health(BaseModel):
     """Whether all is well, and with which part it is not."""
 
     ok: bool
-    services: dict[str, Literal["healthy", "unhealthy"]] = Field(default_factory=dict)
+    services: dict[str, Literal["healthy", "unhealthy", "stopping"]] = Field(default_factory=dict)
 
 
 class Info(BaseModel):

@@ -32,7 +32,7 @@ ADRIFT_SECONDS = 1.0
 """How long a run may be attributed to this worker and executed nowhere, while nothing is being claimed."""
 LOST_ANSWER_SECONDS = 30.0
 """The same while something is: a commit whose answer was lost may take so long to be looked up."""
-LAST_SECONDS = 10.0
+LAST_SECONDS = 5.0
 """How long a stopping worker waits for steps that were told to stop at once."""
 
 

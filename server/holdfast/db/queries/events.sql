@@ -52,11 +52,16 @@ SELECT %(thread_id)s, event_seq, event_seq, 0, %(frame)s, holdfast.now()
 FROM numbered
 
 -- name: read
+-- The size counts, too: what a slow reader has not taken yet stays in memory.
 SELECT first_seq, last_seq, frames
-FROM holdfast.event_blocks
-WHERE run_id = %(run_id)s AND last_seq > %(after)s
+FROM (SELECT first_seq, last_seq, frames,
+             sum(octet_length(frames)) OVER (ORDER BY last_seq) - octet_length(frames) AS bytes_before
+      FROM holdfast.event_blocks
+      WHERE run_id = %(run_id)s AND last_seq > %(after)s
+      ORDER BY last_seq
+      LIMIT %(limit)s) AS next
+WHERE bytes_before < %(bytes)s
 ORDER BY last_seq
-LIMIT %(limit)s
 
 -- name: read_thread
 -- One row without a block where there is nothing new, no row where there is no such thread (any more). A thread that was
@@ -72,10 +77,11 @@ SELECT b.first_seq, b.last_seq, b.frames, b.ended_runs, (extract(epoch FROM b.cr
                        LIMIT 1) END AS ended_last
 FROM holdfast.threads t
 LEFT JOIN LATERAL (
-    SELECT * FROM holdfast.event_blocks
+    SELECT *, sum(octet_length(frames)) OVER (ORDER BY last_seq) - octet_length(frames) AS bytes_before
+    FROM holdfast.event_blocks
     WHERE thread_id = t.thread_id AND last_seq > %(after)s
     ORDER BY last_seq
-    LIMIT %(limit)s) AS b ON true
+    LIMIT %(limit)s) AS b ON b.bytes_before < %(bytes)s
 WHERE t.thread_id = %(thread_id)s AND %%SEES(t)%%
 ORDER BY b.last_seq
 
@@ -106,3 +112,23 @@ WHERE run_id = %(run_id)s
 -- What the thread knows of itself counts where the blocks have expired.
 SELECT greatest((SELECT max(last_seq) FROM holdfast.event_blocks WHERE thread_id = %(thread_id)s),
                 (SELECT event_seq FROM holdfast.threads WHERE thread_id = %(thread_id)s), 0) AS newest
+
+-- name: grown_runs
+-- Of these runs, those that said something after what their followers know, or that are over. Serves no caller: it only
+-- says where to look. LIMIT keeps the planner from reading whole tables.
+SELECT known.id
+FROM unnest(%(ids)s::uuid[], %(after)s::bigint[]) AS known (id, after)
+LEFT JOIN LATERAL (SELECT true AS said FROM holdfast.event_blocks b
+                   WHERE b.run_id = known.id AND b.last_seq > known.after LIMIT 1) AS newer ON true
+LEFT JOIN LATERAL (SELECT true AS goes_on FROM holdfast.runs r
+                   WHERE r.run_id = known.id AND r.status IN ('pending', 'running') LIMIT 1) AS run ON true
+WHERE said OR goes_on IS NULL
+
+-- name: grown_threads
+SELECT known.id
+FROM unnest(%(ids)s::uuid[], %(after)s::bigint[]) AS known (id, after)
+LEFT JOIN LATERAL (SELECT true AS said FROM holdfast.event_blocks b
+                   WHERE b.thread_id = known.id AND b.last_seq > known.after LIMIT 1) AS newer ON true
+LEFT JOIN LATERAL (SELECT true AS is_there FROM holdfast.threads t
+                   WHERE t.thread_id = known.id AND t.deleted_at IS NULL LIMIT 1) AS thread ON true
+WHERE said OR is_there IS NULL
