@@ -12,6 +12,7 @@ from psycopg.rows import dict_row
 
 from holdfast.db.runs import Claimed, RunEnd
 from holdfast.db.sql import statements
+from holdfast.rules.recovery import SUSPECT_AFTER
 from holdfast.rules.run import RunStatus
 from tests.db.stage import ANN, ASSISTANT, Stage, opened, outcome, together
 
@@ -188,7 +189,8 @@ async def test_a_long_queue_is_worked_along_its_indexes(long_queue: str) -> None
     with psycopg.connect(long_queue, row_factory=dict_row) as conn:
         row = conn.execute("SELECT run_id, thread_id FROM holdfast.runs WHERE status = 'pending' LIMIT 1").fetchone()
         assert row is not None
-        claim, worker = statements("runs")["claim"], {"worker_id": uuid4(), "limit": 10}
+        claim = statements("runs")["claim"]
+        worker = {"worker_id": uuid4(), "limit": 10, "suspects": False, "suspect_after": SUSPECT_AFTER}
         for query, params, at_most in [
             (claim, worker | {"run_id": None}, 200),
             (claim, worker | {"run_id": row["run_id"]}, 10),

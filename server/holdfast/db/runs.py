@@ -25,6 +25,7 @@ from holdfast.db.sql import statements
 from holdfast.errors import Conflict, FenceLost, Missing
 from holdfast.rules.caller import Caller
 from holdfast.rules.command import Questions
+from holdfast.rules.recovery import SUSPECT_AFTER
 from holdfast.rules.run import RunStatus
 
 
@@ -99,14 +100,20 @@ class Runs:
         self._sql = statements("runs")
 
     @repeated
-    async def claim(self, worker_id: UUID, *, limit: int) -> list[Claimed]:
-        """Up to `limit` runs that are due, oldest first, each with a new fencing token."""
+    async def claim(self, worker_id: UUID, *, limit: int, suspects: bool = False) -> list[Claimed]:
+        """Up to `limit` runs that are due, oldest first, each with a new fencing token: suspects, or all others."""
         try:
             async with self._database.transaction("worker") as conn:
-                return await claim(conn, worker_id, limit=limit)
+                return await claim(conn, worker_id, limit=limit, suspects=suspects)
         except IntegrityError:
             # Two workers took neighbours of one thread at the same moment; the index let one of them through.
             return []
+
+    @repeated
+    async def suspect_due(self) -> bool:
+        """Whether a run waits for a process of its own."""
+        async with self._database.connection("worker") as conn:
+            return await self._one(conn, "suspect_due", {"suspect_after": SUSPECT_AFTER}) is not None
 
     @repeated
     async def next_due(self) -> float | None:
@@ -147,12 +154,12 @@ class Runs:
             return await self._one(conn, "hand_back", params) is not None
 
     @repeated
-    async def requeue_dead(self, dead: Sequence[UUID]) -> list[UUID]:
-        """Return the runs of dead workers to the queue and forget those workers."""
+    async def requeue_dead(self, dead: Sequence[UUID]) -> dict[UUID, int]:
+        """Return the runs of dead workers to the queue and forget those workers; how often each run has crashed."""
         async with self._database.transaction("worker") as conn:
-            rows = await self._all(conn, "requeue_dead", {"dead": list(dead)})
-            rows += await self._all(conn, "requeue_orphans", {})
-        return [row["run_id"] for row in rows]
+            rows = await (await conn.execute(self._requeue("requeue_dead"), {"dead": list(dead)})).fetchall()
+            rows += await (await conn.execute(self._requeue("requeue_orphans"))).fetchall()
+        return {row["run_id"]: row["crashes"] for row in rows}
 
     @repeated
     async def requeue_lost(self, worker_id: UUID, run_ids: Sequence[UUID]) -> None:
@@ -343,6 +350,9 @@ class Runs:
         async with self._database.connection("api") as conn:
             return await (await conn.execute(*query)).fetchall()
 
+    def _requeue(self, verb: str) -> str:
+        return self._sql[verb].replace("%%CRASHES%%", self._sql["crashes"])
+
     async def _one(self, conn: Connection, verb: str, params: Mapping[str, Any]) -> DictRow | None:
         return await (await conn.execute(self._sql[verb], params)).fetchone()
 
@@ -350,9 +360,17 @@ class Runs:
         return await (await conn.execute(self._sql[verb], params)).fetchall()
 
 
-async def claim(conn: Connection, worker_id: UUID, *, limit: int, run_id: UUID | None = None) -> list[Claimed]:
+async def claim(
+    conn: Connection, worker_id: UUID, *, limit: int, run_id: UUID | None = None, suspects: bool = False
+) -> list[Claimed]:
     """Claim runs that are due, or this one if it is."""
-    params = {"worker_id": worker_id, "limit": limit, "run_id": run_id}
+    params = {
+        "worker_id": worker_id,
+        "limit": limit,
+        "run_id": run_id,
+        "suspects": suspects,
+        "suspect_after": SUSPECT_AFTER,
+    }
     rows = await (await conn.execute(statements("runs")["claim"], params)).fetchall()
     return [Claimed(**row) for row in rows]
 
