@@ -29,9 +29,6 @@ clients: .venv/ready tests/clients/node_modules
 # GOALS="R1 R7" plays only those.
 durability: .venv/ready
 	$(BIN)/python -m tests.durability $(GOALS)
-	$(BIN)/python -m tests.durability.kill_rounds
-	$(BIN)/python -m tests.durability.takeover
-	$(BIN)/python -m tests.durability.drain
 
 schemathesis: .venv/ready
 	$(BIN)/python -m tests.fuzz

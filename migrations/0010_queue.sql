@@ -4,6 +4,7 @@ DROP INDEX holdfast.runs_to_claim;
 CREATE INDEX runs_to_claim ON holdfast.runs
     (owner, ((available_at AT TIME ZONE 'UTC') - priority * interval '1 minute'), seq) WHERE status = 'pending';
 CREATE INDEX running_runs_by_owner ON holdfast.runs (owner) WHERE status = 'running';
+CREATE INDEX crashed_runs ON holdfast.runs (crashes) WHERE status = 'pending' AND crashes > 0;
 DROP INDEX holdfast.threads_to_expire;
 CREATE INDEX threads_to_expire ON holdfast.threads (status, ((updated_at AT TIME ZONE 'UTC') + ttl))
     WHERE ttl IS NOT NULL AND deleted_at IS NULL AND (pruned_at IS NULL OR pruned_at < updated_at);

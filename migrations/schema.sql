@@ -168,6 +168,7 @@ CREATE UNIQUE INDEX one_running_run_per_thread ON holdfast.runs (thread_id) WHER
 CREATE INDEX runs_to_claim ON holdfast.runs
     (owner, ((available_at AT TIME ZONE 'UTC') - priority * interval '1 minute'), seq) WHERE status = 'pending';
 CREATE INDEX running_runs_by_owner ON holdfast.runs (owner) WHERE status = 'running';
+CREATE INDEX crashed_runs ON holdfast.runs (crashes) WHERE status = 'pending' AND crashes > 0;
 CREATE INDEX runs_by_worker ON holdfast.runs (worker_id) WHERE status = 'running';
 CREATE INDEX runs_by_thread ON holdfast.runs (thread_id, seq);
 CREATE INDEX active_runs_by_thread ON holdfast.runs (thread_id, seq) WHERE status IN ('pending', 'running');

@@ -68,6 +68,12 @@ def worker(config: Config = None, data_dir: DataDir = None, database_url: Databa
     _run("worker", config=config, data_dir=data_dir, database_url=database_url)
 
 
+@cli.command(hidden=True)
+def isolated() -> None:
+    """Execute one run that took workers down before, and leave; workers start this."""
+    _run("isolated")
+
+
 @cli.command()
 def migrate(check: Check = False, data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
     """Bring the database up to date, or say what is missing (--check, for init containers)."""
@@ -115,7 +121,7 @@ def main() -> None:
         raise SystemExit(1) from None
 
 
-def _run(part: Literal["serve", "api", "worker"], **given: Any) -> None:
+def _run(part: Literal["serve", "api", "worker", "isolated"], **given: Any) -> None:
     import gc
 
     # What is loaded at start stays: looking for garbage in it costs a tenth of the start, and a bit of every run after.

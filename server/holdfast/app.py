@@ -1,10 +1,11 @@
 """The only place where things are built and wired.
 
-    serve   the API and a worker in one process (the default)
-    api     the API alone; runs wait for a worker elsewhere
-    worker  a worker alone
+    serve     the API and a worker in one process (the default)
+    api       the API alone; runs wait for a worker elsewhere
+    worker    a worker alone
+    isolated  a worker for one run that took workers down before; workers start it (`worker/isolation.py`)
 
-All three are the same code over the same tables. On SIGTERM or Ctrl-C the worker drains first: runs stop at their
+All are the same code over the same tables. On SIGTERM or Ctrl-C the worker drains first: runs stop at their
 next superstep and go back to the queue. Then streams are cut, so that their clients reconnect, and the process
 leaves. A second signal hurries. Ten seconds after the time that runs are given to reach a superstep's end it is gone
 at the latest.
@@ -62,11 +63,13 @@ from holdfast.sections import StoreTtl, ThreadTtl
 from holdfast.settings import Settings
 from holdfast.wire import sse
 from holdfast.wire.webhooks import custom_headers
+from holdfast.worker import exits
 from holdfast.worker.catalog import GraphCatalog
 from holdfast.worker.crons import keep_time
 from holdfast.worker.execute import Workshop
 from holdfast.worker.graphs import Graphs
 from holdfast.worker.housekeeping import keep_house, sweep_store
+from holdfast.worker.isolation import Isolation
 from holdfast.worker.loop import Worker
 from holdfast.worker.measuring import measure_threads
 from holdfast.worker.pruning import Pruner, sweep_expired
@@ -76,7 +79,8 @@ from holdfast.worker.webhooks import Courier, Post
 
 logger = logging.getLogger(__name__)
 
-Part = Literal["serve", "api", "worker"]
+Part = Literal["serve", "api", "worker", "isolated"]
+SERVING = ("serve", "api")
 
 LAST_SECONDS = 5.0
 """How long a process that has drained may take to leave."""
@@ -90,6 +94,8 @@ class Running:
     http: ASGIApp
     worker: Worker | None
     failed: asyncio.Event
+    over: asyncio.Event
+    """An isolated worker has done what it was started for."""
 
 
 async def run(settings: Settings, part: Part, announce: Callable[[str, str, str | None], None]) -> None:
@@ -102,10 +108,10 @@ async def run(settings: Settings, part: Part, announce: Callable[[str, str, str 
     project = load_project(settings.config)
     for warning in project.warnings:
         logger.warning("%s", warning)
-    if part != "worker":
+    if part in SERVING:
         settings.check_door(has_custom_auth=project.sections.auth.path is not None)
     allow_many_files()
-    listener = listen(settings) if part != "worker" else None
+    listener = listen(settings) if part in SERVING else None
     prefix = _mount_prefix(settings, project)
     base_url = own_url(settings, listener) + prefix
     async with _assembled(settings, project, part, base_url, listener) as (running, database_url):
@@ -114,7 +120,7 @@ async def run(settings: Settings, part: Part, announce: Callable[[str, str, str 
         answering = asyncio.create_task(server.serve(), name="http") if server else None
         url = f"{server.url}{prefix}" if server else ""
         announce(url, database_url, project.sections.auth.path)
-        await first(stop, running.failed)
+        await first(stop, running.failed, running.over)
         running.services.leaving.set()
         await _leave(running, settings.drain_seconds, stop)
         leave_within(LAST_SECONDS, status=int(running.failed.is_set()))
@@ -167,8 +173,9 @@ async def _assembled(
     async with AsyncExitStack() as stack:
         post = _post(settings, project, base_url)
         _check_owners(project, settings)
-        failed = asyncio.Event()
+        failed, over = asyncio.Event(), asyncio.Event()
         tasks = Tasks(failed)
+        exits.contain(asyncio.get_running_loop())
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(settings.slots + 8, "holdfast-sync"))
         graphs, (url, listen_url) = await asyncio.gather(
             Graphs.load(project), _database_url(settings, stack, tasks, listener)
@@ -176,14 +183,18 @@ async def _assembled(
         gate, custom = await _own_code(settings, project, graphs, part, stack)
         await migrate(listen_url or url, vector_dims=project.vector_dims)
         parts = await _parts(settings, project, graphs, post, url, listen_url, stack)
-        worker = None if part == "api" else await _working(parts, url, listen_url, stack, tasks)
+        worker = None
+        if part == "isolated":
+            worker = await _isolated(parts, url, listen_url, stack, tasks, over)
+        elif part != "api":
+            worker = await _working(parts, url, listen_url, stack, tasks)
         tasks.start("bell", parts.bell.listen(), may_end=True)
         tasks.start("news", parts.events.watch())
         stack.push_async_callback(tasks.stop)
         services = _services(parts, worker or Idle(), gate)
-        if worker is not None:
+        if worker is not None and part != "isolated":
             tasks.start("crons", keep_time(parts.crons, partial(fire, services)))
-        yield Running(services, _http(services, project, custom), worker, failed), url
+        yield Running(services, _http(services, project, custom), worker, failed, over), url
 
 
 async def _parts(
@@ -232,19 +243,12 @@ async def _working(parts: _Parts, url: str, listen_url: str | None, stack: Async
     """The worker and its side tasks, at work."""
     settings, worker_id = parts.settings, uuids.uuid7()
     courier = Courier(worker_id, parts.deliveries, parts.post) if parts.post else None
-    shop = Workshop(
-        parts.database,
-        parts.runs,
-        parts.events,
-        parts.bell,
-        parts.graphs,
-        parts.stores,
-        settings.crash_budget,
-        settings.run_timeout_seconds,
-        courier,
-    )
-    worker = Worker(worker_id, shop, slots=settings.slots)
-    await _start_worker(worker, settings, listen_url or url, listen_url is not None, stack, tasks)
+    isolation = Isolation(parts.runs, {"HOLDFAST_CONFIG": str(settings.config), "DATABASE_URL": url})
+    worker = Worker(worker_id, _workshop(parts, courier), slots=settings.slots, suspect_found=isolation.wake)
+    await _start_worker(worker, settings, listen_url or url, listen_url is not None, stack)
+    tasks.start("worker", worker.run(), may_end=True)
+    tasks.start("isolation", isolation.run())
+    stack.push_async_callback(isolation.close)
     house = keep_house(
         worker, parts.threads, parts.events, parts.keys, parts.deliveries, event_ttl=settings.event_ttl_seconds
     )
@@ -264,6 +268,35 @@ async def _working(parts: _Parts, url: str, listen_url: str | None, stack: Async
     )
     tasks.start("expiry", sweep)
     return worker
+
+
+async def _isolated(
+    parts: _Parts, url: str, listen_url: str | None, stack: AsyncExitStack, tasks: Tasks, over: asyncio.Event
+) -> Worker:
+    """A worker without side tasks, whose one run may take it down."""
+    worker = Worker(uuids.uuid7(), _workshop(parts, None), slots=1)
+    await _start_worker(worker, parts.settings, listen_url or url, listen_url is not None, stack)
+
+    async def work() -> None:
+        await worker.run_suspect()
+        over.set()
+
+    tasks.start("worker", work(), may_end=True)
+    return worker
+
+
+def _workshop(parts: _Parts, courier: Courier | None) -> Workshop:
+    return Workshop(
+        parts.database,
+        parts.runs,
+        parts.events,
+        parts.bell,
+        parts.graphs,
+        parts.stores,
+        parts.settings.crash_budget,
+        parts.settings.run_timeout_seconds,
+        courier,
+    )
 
 
 def _services(parts: _Parts, dispatcher: Dispatcher, gate: Gate) -> Services:
@@ -301,7 +334,7 @@ async def _own_code(
     """
     gate: Gate = KeyGate(settings.api_keys)
     auth_path, app_path = project.sections.auth.path, project.sections.http.app
-    if part == "worker":
+    if part not in SERVING:
         return gate, None
     if auth_path is not None:
         auth, place = await asyncio.to_thread(graphs.load_object, "auth.path", auth_path)
@@ -348,9 +381,7 @@ def _check_owners(project: Project, settings: Settings) -> None:
         raise SettingsError(f"HOLDFAST_API_KEYS: beside store.path no key may be named {LOCAL.owner!r}")
 
 
-async def _start_worker(
-    worker: Worker, settings: Settings, url: str, sessions: bool, stack: AsyncExitStack, tasks: Tasks
-) -> None:
+async def _start_worker(worker: Worker, settings: Settings, url: str, sessions: bool, stack: AsyncExitStack) -> None:
     loop = asyncio.get_running_loop()
     liveness = Liveness(
         url,
@@ -365,7 +396,6 @@ async def _start_worker(
     )
     await asyncio.to_thread(liveness.start)
     stack.push_async_callback(asyncio.to_thread, liveness.stop)
-    tasks.start("worker", worker.run(), may_end=True)
 
 
 def _from_thread(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: Any) -> None:

@@ -111,8 +111,8 @@ def signals() -> asyncio.Queue[None]:
     return stop
 
 
-async def first(stop: asyncio.Queue[None], failed: asyncio.Event) -> None:
-    waiting = [asyncio.create_task(stop.get()), asyncio.create_task(failed.wait())]
+async def first(stop: asyncio.Queue[None], *events: asyncio.Event) -> None:
+    waiting = [asyncio.create_task(stop.get()), *(asyncio.create_task(event.wait()) for event in events)]
     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     for task in waiting:
         task.cancel()

@@ -17,6 +17,7 @@ from holdfast.db.scope import scoped
 from holdfast.db.sql import statements
 from holdfast.errors import Missing
 from holdfast.rules.caller import Caller, Sight
+from holdfast.rules.recovery import SUSPECT_AFTER
 from holdfast.rules.run import RunStatus
 from tests.db.stage import ANN, BOB, Stage, outcome, together
 
@@ -217,7 +218,8 @@ async def test_cancelling_touches_what_it_cancels(full: psycopg.Connection[Any])
 
 
 async def test_a_claim_from_ten_thousand_waiting_runs_stays_an_index_scan(full: psycopg.Connection[Any]) -> None:
-    nodes = explained(full, claiming("claim"), {"worker_id": uuid4(), "limit": 10, "owner": "ann"})
+    wanted = {"worker_id": uuid4(), "limit": 10, "owner": "ann", "suspects": False, "suspect_after": SUSPECT_AFTER}
+    nodes = explained(full, claiming("claim"), wanted)
     assert "Seq Scan" not in {node["Node Type"] for node in nodes if node.get("Relation Name") == "runs"}
     assert touched(nodes, "runs") <= 200
 

@@ -16,7 +16,7 @@ from holdfast.rules.run import RunStatus
 from tests.db.stage import ANN, ASSISTANT, Stage, opened, outcome, together
 
 pytestmark = pytest.mark.anyio
-CLAIM = {"worker_id": uuid4(), "limit": 1, "owner": "ann"}
+CLAIM = {"worker_id": uuid4(), "limit": 1, "owner": "ann", "suspects": False, "suspect_after": SUSPECT_AFTER}
 
 
 async def test_many_claimers_at_once_claim_every_run_exactly_once(stage: Stage) -> None:

@@ -223,9 +223,49 @@ async def test_a_takeover_counts_a_crash_and_a_hand_back_does_not(stage: Stage) 
     again = await stage.claim()
     assert (again.attempt, again.crashes) == (2, 0)
     await stage.register(stage.worker_id)
-    assert await stage.runs.requeue_dead([stage.worker_id]) == [claim.run_id]
+    assert await stage.runs.requeue_dead([stage.worker_id]) == {claim.run_id: 1}
     last = await stage.claim()
     assert (last.attempt, last.crashes) == (3, 1)
+
+
+async def crashed(stage: Stage, run_id: UUID) -> int:
+    """How many crashes a run is charged with after one more."""
+    claims = await stage.runs.claim(stage.worker_id, limit=1)
+    (claim,) = claims or await stage.runs.claim(stage.worker_id, limit=1, suspects=True)
+    assert claim.run_id == run_id
+    await stage.register(stage.worker_id)
+    return (await stage.runs.requeue_dead([stage.worker_id]))[run_id]
+
+
+async def test_a_run_that_gets_on_is_charged_with_its_last_crash_alone(stage: Stage) -> None:
+    run_id, _ = await stage.admit(await stage.thread())
+    assert [await crashed(stage, run_id) for _ in range(3)] == [1, 2, 3]
+    await stage.sql(
+        "INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, checkpoint, metadata)"
+        " SELECT thread_id::text, '', 'c', '{}', jsonb_build_object('run_id', run_id, 'run_attempt', 4)"
+        " FROM holdfast.runs WHERE run_id = %s",
+        run_id,
+    )
+    assert [await crashed(stage, run_id) for _ in range(2)] == [1, 2]
+
+
+async def test_a_suspect_is_claimed_by_those_who_ask_for_suspects(stage: Stage) -> None:
+    run_id, _ = await stage.admit(await stage.thread())
+    await crashed(stage, run_id)
+    assert not await stage.runs.suspect_due()
+    assert not await stage.runs.claim(stage.worker_id, limit=1, suspects=True)
+    await crashed(stage, run_id)
+    assert await stage.runs.suspect_due()
+    assert not await stage.runs.claim(stage.worker_id, limit=1)
+    (claim,) = await stage.runs.claim(stage.worker_id, limit=1, suspects=True)
+    assert (claim.run_id, claim.crashes) == (run_id, 2)
+    assert not await stage.runs.suspect_due()
+
+
+async def test_a_run_that_nobody_executed_has_taken_nobody_down(stage: Stage) -> None:
+    claim = await stage.started()
+    await stage.runs.requeue_lost(stage.worker_id, [claim.run_id])
+    assert (await stage.claim()).crashes == 0
 
 
 async def test_a_takeover_forgets_the_dead_and_leaves_the_living_alone(stage: Stage) -> None:
@@ -233,7 +273,7 @@ async def test_a_takeover_forgets_the_dead_and_leaves_the_living_alone(stage: St
     await stage.register(dead)
     await stage.register(living)
     lost, kept = [(await stage.admit(await stage.thread(), worker_id=who))[0] for who in (dead, living)]
-    assert await stage.runs.requeue_dead([dead]) == [lost]
+    assert await stage.runs.requeue_dead([dead]) == {lost: 1}
     assert await stage.run_status(kept) == "running"
     assert [row["worker_id"] for row in await stage.sql("SELECT worker_id FROM holdfast.workers")] == [living]
-    assert await stage.runs.requeue_dead([dead]) == []
+    assert await stage.runs.requeue_dead([dead]) == {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import random
 
+from tests.durability import blocking, conversations, leaving, poison, posts, storm, takeover
 from tests.durability.goals import Goal, played
 from tests.durability.idle_streams import R12
 from tests.durability.lost_connections import STALLED, TERMINATED, UNANSWERED
@@ -17,7 +18,25 @@ from tests.durability.rolling import R11
 from tests.durability.states import R14
 from tests.durability.tally import say
 
-GOALS: tuple[Goal, ...] = (TERMINATED, STALLED, AWAY, TOGETHER, UNANSWERED, FULL, POOLER, R14, R11, R12)
+GOALS: tuple[Goal, ...] = (
+    storm.GOAL,
+    conversations.GOAL,
+    *takeover.GOALS,
+    leaving.GOAL,
+    posts.GOAL,
+    TERMINATED,
+    STALLED,
+    AWAY,
+    TOGETHER,
+    UNANSWERED,
+    FULL,
+    R11,
+    R12,
+    poison.GOAL,
+    R14,
+    POOLER,
+    blocking.GOAL,
+)
 """In the order of docs/durability.md."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,21 +28,21 @@ class EffectLog:
 
     def of(self, thread: str) -> list[Execution]:
         """The thread's executions in the order in which they started."""
+        return self.by_thread().get(thread, [])
+
+    def by_thread(self) -> dict[str, list[Execution]]:
+        """All executions, by thread, in the order in which they started."""
         lines = self.path.read_text().splitlines() if self.path.exists() else []
-        entries = [entry for entry in map(json.loads, lines) if entry["thread"] == thread]
+        entries = [json.loads(line) for line in lines]
         finished = {entry["execution"]: entry["at"] for entry in entries if entry["event"] == "finished"}
-        return [
-            Execution(
-                entry["execution"],
-                entry["call"],
-                entry["key"],
-                entry["pid"],
-                entry["at"],
-                finished.get(entry["execution"]),
-            )
-            for entry in entries
-            if entry["event"] == "started"
-        ]
+        found: dict[str, list[Execution]] = defaultdict(list)
+        for entry in entries:
+            if entry["event"] == "started":
+                at = finished.get(entry["execution"])
+                found[entry["thread"]].append(
+                    Execution(entry["execution"], entry["call"], entry["key"], entry["pid"], entry["at"], at)
+                )
+        return found
 
 
 def starts_per_key(executions: list[Execution]) -> dict[str, int]:

@@ -8,21 +8,26 @@ before the command line runs.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import re
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
+from langchain_core.runnables import RunnableConfig
 from langgraph.store.base import Op, Result, SearchOp
 from psycopg import AsyncConnection
 from uvicorn.protocols.http import flow_control
 
 from graph import ledger
+from holdfast import app
 from holdfast.__main__ import main
-from holdfast.db import admission, commits, events, news, pool, runs, sql, store
+from holdfast.db import admission, commits, events, liveness, news, pool, runs, sql, store
 from holdfast.rules.run import StopReason
-from holdfast.worker import execute
+from holdfast.worker import execute, exits, loop
 
 Follow = Callable[..., AsyncIterator[Any]]
 
@@ -151,6 +156,94 @@ def _around_streams(wrapped: Callable[[Follow], Follow]) -> None:
         setattr(events.EventLog, verb, wrapped(getattr(events.EventLog, verb)))
 
 
+def no_requeue() -> None:
+    """Dead workers are forgotten together with what they held."""
+    named = sql.statements("runs")
+    for verb in ("requeue_dead", "requeue_orphans"):
+        named[verb] = named[verb].replace("r.status = 'running'", "false")
+
+
+def new_run_id() -> None:
+    """A run that is taken up again comes to LangGraph as a new one: its input is applied once more."""
+    config = execute.Execution._config
+
+    def forgetful(self: execute.Execution) -> RunnableConfig:
+        given = config(self)
+        if self.claim.attempt > 1:
+            given["run_id"] = uuid4()
+            for part in ("configurable", "metadata"):
+                given[part]["run_id"] = str(given["run_id"])  # type: ignore[literal-required]
+        return given
+
+    execute.Execution._config = forgetful
+
+
+def saves_late() -> None:
+    """Checkpoints are written at a run's end, whatever was asked for."""
+    loaded = execute.RunKwargs.load
+    execute.RunKwargs.load = lambda kwargs: replace(loaded(kwargs), durability="exit")
+
+
+def no_order() -> None:
+    """Who comes last is served first, and whoever comes while nobody is served is served at once."""
+    named = sql.statements("runs")
+    earlier = re.compile(r"AND NOT EXISTS \(\s+SELECT FROM holdfast.runs earlier.+?holdfast.now\(\)\)", re.DOTALL)
+    named["may_start"] = earlier.sub("", named["may_start"])
+    named["claim"] = re.sub(r"ORDER BY .+, r\.seq", "ORDER BY r.seq DESC", named["claim"])
+
+
+def no_reject() -> None:
+    """A thread is never busy."""
+    admission.admission = lambda *_, **__: admission.Plan.WAIT
+
+
+def no_death() -> None:
+    """Only its lease tells that a worker is dead."""
+    liveness.is_dead = lambda signs, *, observing_for, lease: signs.lease_over and observing_for >= lease
+
+
+def no_budget() -> None:
+    """A run may take down as many workers as it likes."""
+    sql.statements("runs")["crashes"] = "0"
+
+
+def no_containment() -> None:
+    """User code may end the process."""
+    exits.contain = lambda _: None
+
+
+def no_drain() -> None:
+    """A process that leaves breaks its runs off instead of waiting for their step."""
+    drain = loop.Worker.drain
+    loop.Worker.drain = lambda self, _: drain(self, 0)
+
+
+def no_reconcile() -> None:
+    """A worker that was judged dead does not look what is still its own."""
+
+    async def nothing(_: loop.Worker) -> None:
+        return None
+
+    loop.Worker.reconcile = nothing
+
+
+def no_thread() -> None:
+    """The event loop keeps the lease."""
+    start, beat = app._start_worker, liveness.Liveness._beat
+
+    async def start_on_the_loop(*given: object) -> None:
+        loop = asyncio.get_running_loop()
+
+        def beat_on_the_loop(self: liveness.Liveness, conn: object) -> bool:
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result()
+            return beat(self, conn)
+
+        liveness.Liveness._beat = beat_on_the_loop
+        await start(*given)
+
+    app._start_worker = start_on_the_loop
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "no-fence": no_fence,
     "no-binding": no_binding,
@@ -165,9 +258,26 @@ FAULTS: dict[str, Callable[[], None]] = {
     "no-flow-control": no_flow_control,
     "cut-off": cut_off,
     "lost-block": lost_block,
+    "no-requeue": no_requeue,
+    "new-run-id": new_run_id,
+    "saves-late": saves_late,
+    "no-order": no_order,
+    "no-reject": no_reject,
+    "no-death": no_death,
+    "no-budget": no_budget,
+    "no-containment": no_containment,
+    "no-drain": no_drain,
+    "no-reconcile": no_reconcile,
+    "no-thread": no_thread,
 }
 
-if __name__ == "__main__":
-    for fault in sys.argv.pop(1).split(","):
+
+def plant(faults: str) -> None:
+    """Plant these, with commas between them, into this process."""
+    for fault in filter(None, faults.split(",")):
         FAULTS[fault]()
+
+
+if __name__ == "__main__":
+    plant(sys.argv.pop(1))
     main()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import random
 import statistics
 import sys
 from collections import Counter
@@ -63,23 +61,6 @@ def _spread(seconds: list[float]) -> str:
     return f"p50 {statistics.median(ms):.0f} ms, max {ms[-1]:.0f} ms (n={len(ms)})"
 
 
-def rounds_and_seed(proof: str | None, *, rounds: int) -> tuple[int, random.Random]:
-    """The command line `[--rounds N] [--seed S]` that all proofs understand; says which seed it is."""
-    parser = argparse.ArgumentParser(description=proof)
-    parser.add_argument("--rounds", type=int, default=rounds)
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
-    given = parser.parse_args()
-    say(f"{given.rounds} rounds, --seed {given.seed}")
-    return given.rounds, random.Random(given.seed)
-
-
 def say(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
-
-
-def finish(*tallies: Tally) -> None:
-    """Print the tables; the exit status says whether every judgement held."""
-    for tally in tallies:
-        say(f"\n{tally}")
-    raise SystemExit(1 if any(tally.failures for tally in tallies) else 0)

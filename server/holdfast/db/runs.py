@@ -27,6 +27,7 @@ from holdfast.db.sql import statements
 from holdfast.errors import Conflict, DatabaseError, FenceLost, Missing
 from holdfast.rules.caller import Caller
 from holdfast.rules.command import Questions
+from holdfast.rules.recovery import SUSPECT_AFTER
 from holdfast.rules.run import RunStatus
 from holdfast.rules.turns import Turn, in_order, share
 
@@ -108,8 +109,11 @@ class Runs:
         self._sql = statements("runs")
         self._served = ""
 
-    async def claim(self, worker_id: UUID, *, limit: int) -> list[Claimed]:
-        """Up to `limit` runs that are due, each with a new fencing token; owners take turns (`rules/turns.py`)."""
+    async def claim(self, worker_id: UUID, *, limit: int, suspects: bool = False) -> list[Claimed]:
+        """Up to `limit` runs that are due, each with a new fencing token; owners take turns (`rules/turns.py`).
+
+        Suspects (`rules/recovery.py`) are claimed apart from all others.
+        """
         claimed: list[Claimed] = []
         for _ in range(MOST_LOOKS):
             turns = await self._turns()
@@ -117,7 +121,7 @@ class Runs:
             while waiting and len(claimed) < limit:
                 owner, at_most = waiting[0].owner, share(limit - len(claimed), waiting)
                 try:
-                    found = await self._claim_of(owner, worker_id, at_most)
+                    found = await self._claim_of(owner, worker_id, at_most, suspects)
                 except DatabaseError:
                     if not claimed:
                         raise
@@ -130,6 +134,12 @@ class Runs:
                 break
             self._served = turns[-1].owner
         return claimed
+
+    @repeated
+    async def suspect_due(self) -> bool:
+        """Whether a run waits for a process of its own."""
+        async with self._database.connection("worker") as conn:
+            return await self._one(conn, "suspect_due", {"suspect_after": SUSPECT_AFTER}) is not None
 
     @repeated
     async def next_due(self) -> float | None:
@@ -170,12 +180,12 @@ class Runs:
             return await self._one(conn, "hand_back", params) is not None
 
     @repeated
-    async def requeue_dead(self, dead: Sequence[UUID]) -> list[UUID]:
-        """Return the runs of dead workers to the queue and forget those workers."""
+    async def requeue_dead(self, dead: Sequence[UUID]) -> dict[UUID, int]:
+        """Return the runs of dead workers to the queue and forget those workers; how often each run has crashed."""
         async with self._database.transaction("worker") as conn:
-            rows = await self._all(conn, "requeue_dead", {"dead": list(dead)})
-            rows += await self._all(conn, "requeue_orphans", {})
-        return [row["run_id"] for row in rows]
+            rows = await (await conn.execute(self._requeue("requeue_dead"), {"dead": list(dead)})).fetchall()
+            rows += await (await conn.execute(self._requeue("requeue_orphans"))).fetchall()
+        return {row["run_id"]: row["crashes"] for row in rows}
 
     @repeated
     async def requeue_lost(self, worker_id: UUID, run_ids: Sequence[UUID]) -> None:
@@ -325,8 +335,9 @@ class Runs:
         return [Turn(**row) for row in rows]
 
     @repeated
-    async def _claim_of(self, owner: str, worker_id: UUID, limit: int) -> list[Claimed]:
-        params = {"owner": owner, "worker_id": worker_id, "limit": limit}
+    async def _claim_of(self, owner: str, worker_id: UUID, limit: int, suspects: bool) -> list[Claimed]:
+        which = {"suspects": suspects, "suspect_after": SUSPECT_AFTER}
+        params = {"owner": owner, "worker_id": worker_id, "limit": limit, **which}
         try:
             async with self._database.transaction("worker") as conn:
                 rows = await (await conn.execute(claiming("claim"), params)).fetchall()
@@ -380,6 +391,9 @@ class Runs:
         query = scoped(caller, f"{self._sql['view']}{self._sql[which]}", **params)
         async with self._database.connection("api") as conn:
             return await (await conn.execute(*query)).fetchall()
+
+    def _requeue(self, verb: str) -> str:
+        return self._sql[verb].replace("%%CRASHES%%", self._sql["crashes"])
 
     async def _one(self, conn: Connection, verb: str, params: Mapping[str, Any]) -> DictRow | None:
         return await (await conn.execute(self._sql[verb], params)).fetchone()

@@ -12,6 +12,17 @@ back. That is right for most interrupted runs, and wrong in three places, which 
     this run's      work in flight, it began with an input      the original input, under the same run id
 
 Answers are filtered to the questions that are still pending, so a redelivered answer meets its own question or none.
+
+Which run took its worker down nobody can tell; all that the worker held are charged with it. A run that saves a
+checkpoint gets on, and what was counted before is forgotten. What is left says what becomes of the run:
+
+    crashes since its last checkpoint    the run
+    below SUSPECT_AFTER                  goes on at once, among others
+    below the crash budget               is a suspect: goes on in a process of its own, where it can hurt nobody
+    the crash budget                     is given up, with an error
+
+So one poisonous run costs its neighbours two takeovers, and no neighbour its life: it is alone whenever it is charged
+with a third crash.
 """
 
 from __future__ import annotations
@@ -20,6 +31,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+
+SUSPECT_AFTER = 2
 
 
 class Dispatch(StrEnum):

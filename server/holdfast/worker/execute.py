@@ -42,6 +42,7 @@ from holdfast.rules.run import FAILED, RunStatus, StopReason
 from holdfast.wire import codec
 from holdfast.wire.modes import Modes
 from holdfast.wire.runs import RunKwargs
+from holdfast.worker import exits
 from holdfast.worker.graphs import Graph, Graphs
 from holdfast.worker.journal import Journal
 from holdfast.worker.outcome import finished_outcome, has_open_tasks, outcome_of, pending_ids, result_json
@@ -138,9 +139,10 @@ class Execution:
             return asyncio.CancelledError()
         if self.claim.crashes >= self._shop.crash_budget:
             return RuntimeError(
-                f"The run was given up after it ended its worker {self.claim.crashes} times (crash budget)."
+                f"The run was given up after it ended its worker {self.claim.crashes} times without getting on"
+                " (crash budget)."
             )
-        self._graph_task = asyncio.create_task(self._drive(), name=f"graph-{self.claim.run_id}")
+        self._graph_task = exits.task(self._drive(), name=f"graph-{self.claim.run_id}")
         done, _ = await asyncio.wait([self._graph_task], timeout=self._shop.run_timeout)
         if not done:
             self.stop(StopReason.TIMEOUT)

@@ -16,12 +16,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from uuid import UUID
 
 from holdfast.db.bell import Bell
 from holdfast.db.runs import Claimed, Runs
 from holdfast.errors import DatabaseError
+from holdfast.rules.recovery import SUSPECT_AFTER
 from holdfast.rules.run import StopReason
 from holdfast.worker.execute import Execution, Workshop
 
@@ -39,8 +40,12 @@ LAST_SECONDS = 5.0
 class Worker:
     """Executes runs in this process, at most `slots` at a time."""
 
-    def __init__(self, worker_id: UUID, shop: Workshop, *, slots: int) -> None:
+    def __init__(
+        self, worker_id: UUID, shop: Workshop, *, slots: int, suspect_found: Callable[[], None] = lambda: None
+    ) -> None:
+        """`suspect_found`: called when a run has to go on in a process of its own."""
         self.worker_id = worker_id
+        self._suspect_found = suspect_found
         self._shop = shop
         self._runs: Runs = shop.runs
         self._bell: Bell = shop.bell
@@ -116,6 +121,12 @@ class Worker:
                 continue
             if not claimed:
                 await self._sleep(due)
+
+    async def run_suspect(self) -> None:
+        """Claim one run that has taken workers down, if one waits, and execute it."""
+        for claim in await self._runs.claim(self.worker_id, limit=1, suspects=True):
+            self._launch(claim)
+        await self._idle.wait()
 
     async def drain(self, grace: float) -> None:
         """Stop claiming; runs stop at their next superstep boundary and go back to the queue, late ones at once."""
@@ -223,8 +234,7 @@ class Worker:
         """Take over runs whose worker is gone without a trace: it left while they were being claimed."""
         if taken := await self._runs.requeue_dead(()):
             logger.warning("%d runs had lost their worker; they return to the queue", len(taken))
-            self.wake()
-            self._bell.ring("run")
+            self._requeued(taken)
 
     async def _take_over(self, dead: Sequence[UUID]) -> None:
         try:
@@ -233,8 +243,13 @@ class Worker:
             self._taking_over = False
         logger.warning("%d workers died; %d runs return to the queue", len(dead), len(taken))
         if taken:
-            self.wake()
-            self._bell.ring("run")
+            self._requeued(taken)
+
+    def _requeued(self, crashes: Mapping[UUID, int]) -> None:
+        self.wake()
+        self._bell.ring("run")
+        if max(crashes.values()) >= SUSPECT_AFTER:
+            self._suspect_found()
 
     def _spawn(self, work: object, name: str) -> None:
         assert asyncio.iscoroutine(work)

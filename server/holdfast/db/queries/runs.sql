@@ -80,7 +80,7 @@ WITH next AS (
 WITH next AS (
     SELECT r.run_id
     FROM holdfast.runs r
-    WHERE r.owner = %(owner)s
+    WHERE r.owner = %(owner)s AND (r.crashes >= %(suspect_after)s) = %(suspects)s
       AND (r.available_at AT TIME ZONE 'UTC') - r.priority * interval '1 minute'
           <= (holdfast.now() AT TIME ZONE 'UTC') + interval '10 minutes'
       AND %%MAY_START%%
@@ -107,6 +107,11 @@ SELECT owner, (SELECT count(*) FROM holdfast.runs r WHERE r.owner = turn.owner A
 FROM turn
 WHERE n > 0
 ORDER BY n
+
+-- name: suspect_due
+SELECT FROM holdfast.runs
+WHERE status = 'pending' AND crashes > 0 AND crashes >= %(suspect_after)s AND available_at <= holdfast.now()
+LIMIT 1
 
 -- name: next_due
 SELECT extract(epoch FROM min(available_at) - holdfast.now())::float AS seconds
@@ -150,21 +155,30 @@ WITH dead AS (
     RETURNING w.worker_id
 )
 UPDATE holdfast.runs r
-SET status = 'pending', worker_id = NULL, crashes = crashes + 1, updated_at = holdfast.now()
+SET status = 'pending', worker_id = NULL, updated_at = holdfast.now(), crashes = %%CRASHES%%
 FROM dead
 WHERE r.worker_id = dead.worker_id AND r.status = 'running'
-RETURNING r.run_id
+RETURNING r.run_id, r.crashes
 
 -- name: requeue_orphans
 UPDATE holdfast.runs r
-SET status = 'pending', worker_id = NULL, crashes = crashes + 1, updated_at = holdfast.now()
+SET status = 'pending', worker_id = NULL, updated_at = holdfast.now(), crashes = %%CRASHES%%
 WHERE r.status = 'running'
   AND NOT EXISTS (SELECT FROM holdfast.workers w WHERE w.worker_id = r.worker_id)
-RETURNING r.run_id
+RETURNING r.run_id, r.crashes
+
+-- name: crashes
+-- A run that has saved a checkpoint in the attempt that ends here gets on: what it was suspected of before is forgotten.
+CASE WHEN EXISTS (
+         SELECT FROM checkpoints c
+         WHERE c.thread_id = r.thread_id::text AND c.metadata ->> 'run_id' = r.run_id::text
+           AND c.metadata ->> 'run_attempt' = r.attempt::text)
+     THEN 1 ELSE r.crashes + 1 END
 
 -- name: requeue_lost
+-- Nobody executed them, so they have taken nobody down.
 UPDATE holdfast.runs
-SET status = 'pending', worker_id = NULL, crashes = crashes + 1, updated_at = holdfast.now()
+SET status = 'pending', worker_id = NULL, updated_at = holdfast.now()
 WHERE worker_id = %(worker_id)s AND run_id = ANY(%(run_ids)s::uuid[]) AND status = 'running'
 RETURNING run_id
 

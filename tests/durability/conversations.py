@@ -1,7 +1,5 @@
 """`kill -9` at random moments, over and over: what was acknowledged is kept, what was done is not done again.
 
-    python -m tests.durability.kill_rounds [--rounds 50] [--seed S]
-
 Every round is a conversation with one server on its own embedded Postgres: an errand of slow tool calls runs until it
 asks for an approval, is approved, and goes on to its end. The server is killed at a random moment of the first run and,
 in half of the rounds, of the second, and is started again on the same data and port; nobody else helps.
@@ -15,23 +13,21 @@ sign was in flight: that is allowed, under the same idempotency key, and counted
 from __future__ import annotations
 
 import random
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from tests.durability.client import Client, How
 from tests.durability.effects import EffectLog, Execution
+from tests.durability.goals import Control, Goal, Trial
 from tests.durability.project.graphs import NEEDS_APPROVAL, PLAN
-from tests.durability.tally import Tally, finish, rounds_and_seed, say
+from tests.durability.tally import Tally
 from tests.durability.walk import PROJECT
 from tests.support.server import Server
 
-ROUNDS = 50
 FIRST_RUN_SECONDS = 1.2
 SECOND_RUN_SECONDS = 0.8
 """About how long the runs take: the kill comes at some moment in this span."""
@@ -66,17 +62,6 @@ class Conversation:
     witnessed: dict[str, float] = field(default_factory=dict)
     """Executions whose result the state showed, and when that was."""
     approved_at: float = 0.0
-
-
-def run_rounds(rounds: int, chance: random.Random, directory: Path) -> Tally:
-    """All rounds against one server; `directory` gets the data and the effect log."""
-    tally = Tally(f"kill -9, {rounds} rounds", *FAULTS)
-    effects = EffectLog(directory / "effects.jsonl")
-    server = Server(config=PROJECT, data_dir=directory / "data", EFFECT_LOG=str(effects.path))
-    with server, Client(server.url) as client:
-        for _ in range(rounds):
-            _Round(server, client, chance, tally, effects).play()
-    return tally
 
 
 class _Round:
@@ -255,14 +240,23 @@ def _executions_shown(state: dict[str, Any]) -> set[str]:
     return {message["content"] for message in messages if message["type"] == "tool"}
 
 
-def main() -> None:
-    rounds, chance = rounds_and_seed(__doc__, rounds=ROUNDS)
-    with tempfile.TemporaryDirectory(prefix="holdfast-kill-", ignore_cleanup_errors=True) as directory:
-        begun = time.monotonic()
-        tally = run_rounds(rounds, chance, Path(directory))
-        say(f"took {time.monotonic() - begun:.0f} s")
-    finish(tally)
+def play(trial: Trial) -> Tally:
+    """All rounds against one server."""
+    tally = Tally("kill -9 of the only server in the middle of a conversation", *FAULTS)
+    effects = EffectLog(trial.directory / "effects.jsonl")
+    given = {"data_dir": trial.directory / "data", "planted": trial.planted, "EFFECT_LOG": str(effects.path)}
+    server = Server(config=PROJECT, **given)
+    with server, Client(server.url) as client:
+        for _ in range(trial.rounds):
+            _Round(server, client, trial.chance, tally, effects).play()
+    return tally
 
 
-if __name__ == "__main__":
-    main()
+GOAL = Goal(
+    "conversations",
+    "a conversation with an approval survives the death of the only server",
+    play,
+    rounds=30,
+    at_least={"conversations": 30, "kills": 35, "approvals delivered again": 5},
+    controls=(Control("saves-late", ("committed effects repeated", "questions lost"), rounds=4),),
+)

@@ -1,11 +1,10 @@
-"""Ctrl-C on a single `holdfast serve` that executes a run: it leaves quickly, and a restart takes the run up again.
+"""A process is asked to leave while it executes a run: it leaves quickly, and the run goes on without a step twice.
 
-    python -m tests.durability.drain [--rounds 5] [--seed S]
+    handed over  SIGTERM, and there is another worker: the run goes on there with the next step
+    drained      Ctrl-C on the only server: it leaves at the next step, the run waits in the queue
+    hurried      a second signal in the middle of a long step: it leaves at once, the step starts again later
 
-    drained   one Ctrl-C: the process leaves at the next step, the run waits in the queue, nothing is started twice
-    hurried   a second signal in the middle of a long step: the process leaves at once, the step starts again later
-
-Somebody follows the run's stream meanwhile. To that client the connection has to break: a body that ended cleanly
+Somebody follows the only server's run meanwhile. To that client the connection has to break: a body that ended cleanly
 would say that the run was over. The database is not the server's own here, so that the queue can be looked at while no
 server is up.
 """
@@ -13,27 +12,28 @@ server is up.
 from __future__ import annotations
 
 import signal
-import tempfile
 import threading
 import time
-from pathlib import Path
 
 import httpx
 import psycopg
 
+from tests.durability import takeover
 from tests.durability.client import Client
 from tests.durability.effects import EffectLog
-from tests.durability.tally import Tally, finish, rounds_and_seed, say
+from tests.durability.goals import Control, Goal, Trial
+from tests.durability.tally import Tally
 from tests.durability.walk import PROJECT, Walk
 from tests.support.postgres import Cluster
 from tests.support.server import Server
 from tests.support.talk import until
 
-ROUNDS = 5
 PAUSE = 0.5
+LONGER_PAUSE = 0.8
 LONG_PAUSE = 4.0
 EXITS_WITHIN = 2.0
 TAKEN_UP_WITHIN = 3.0
+GOES_ON_WITHIN = 2.0
 """Seconds, on top of the steps themselves."""
 
 
@@ -66,26 +66,23 @@ class Follower:
             self.ended = f"broken: {error}"
 
 
-def run_rounds(drained: int, hurried: int, directory: Path, cluster: Cluster) -> Tally:
-    """So many rounds of either kind, all with one server."""
-    tally = Tally("Ctrl-C on the only server")
-    effects = EffectLog(directory / "effects.jsonl")
+def left_alone(tally: Tally, trial: Trial, cluster: Cluster) -> None:
+    """Ctrl-C on the only server, drained and hurried by turns."""
+    effects = EffectLog(trial.directory / "alone.jsonl")
     with cluster.database() as url:
-        server = Server(config=PROJECT, database_url=url, EFFECT_LOG=str(effects.path))
+        server = Server(config=PROJECT, database_url=url, planted=trial.planted, EFFECT_LOG=str(effects.path))
         with server, Client(server.url) as client:
-            for _ in range(drained):
+            for _ in range(trial.rounds):
                 walk = Walk.begin(client, effects, count=4, pause=PAUSE)
                 walk.started(2)
                 _leave(server, walk, url, tally, "drained", within=PAUSE + EXITS_WITHIN)
                 _taken_up(walk, tally, "drained", within=3 * PAUSE + TAKEN_UP_WITHIN)
                 walk.judge(tally, may_start_twice=0)
-            for _ in range(hurried):
                 walk = Walk.begin(client, effects, count=1, pause=LONG_PAUSE)
                 walk.started(1)
                 _leave(server, walk, url, tally, "hurried", within=EXITS_WITHIN)
                 _taken_up(walk, tally, "hurried", within=LONG_PAUSE + TAKEN_UP_WITHIN)
                 walk.judge(tally, may_start_twice=1)
-    return tally
 
 
 def _leave(server: Server, walk: Walk, database_url: str, tally: Tally, how: str, *, within: float) -> None:
@@ -117,17 +114,39 @@ def _taken_up(walk: Walk, tally: Tally, how: str, *, within: float) -> None:
     tally.fault(f"{how}: taken up too late", [f"{took:.2f} s"] if took > within else [])
 
 
-def main() -> None:
-    rounds, _ = rounds_and_seed(__doc__, rounds=ROUNDS)
-    begun = time.monotonic()
-    with (
-        tempfile.TemporaryDirectory(prefix="holdfast-drain-", ignore_cleanup_errors=True) as directory,
-        Cluster.embedded(Path(directory) / "postgres") as cluster,
-    ):
-        tally = run_rounds(rounds, rounds, Path(directory), cluster)
-    say(f"took {time.monotonic() - begun:.0f} s")
-    finish(tally)
+def handed_over(site: takeover.Site, tally: Tally, rounds: int) -> None:
+    """SIGTERM in the middle of a step."""
+    for _ in range(rounds):
+        walk = site.walk(pause=LONGER_PAUSE)
+        in_flight = walk.started(2)
+        holder, other = site.holder_and_other(walk)
+        asked = time.monotonic()
+        status = holder.stop()
+        took = time.monotonic() - asked
+        tally.count("handed over: rounds")
+        tally.timed("handed over: until the process was gone", took)
+        tally.fault("handed over: wrong exit status", [status] if status else [])
+        tally.fault("handed over: too slow", [f"{took:.2f} s"] if took > LONGER_PAUSE + EXITS_WITHIN else [])
+        gap = walk.started_by(other.pid, site.lease + 10).started - (in_flight.started + LONGER_PAUSE)
+        tally.timed("handed over: end of the last step until the next one", gap)
+        tally.fault("handed over: went on too late", [f"{gap:.2f} s"] if gap > GOES_ON_WITHIN else [])
+        walk.judge(tally, may_start_twice=0)
 
 
-if __name__ == "__main__":
-    main()
+def play(trial: Trial) -> Tally:
+    tally = Tally("a process that leaves")
+    with Cluster.embedded(trial.directory / "postgres") as cluster:
+        with takeover.site(trial.directory, cluster, planted=trial.planted) as site:
+            handed_over(site, tally, trial.rounds)
+        left_alone(tally, trial, cluster)
+    return tally
+
+
+GOAL = Goal(
+    "leaving",
+    "a process that is asked to leave hands its runs back",
+    play,
+    rounds=5,
+    at_least={"handed over: rounds": 5, "drained: rounds": 5, "hurried: rounds": 5},
+    controls=(Control("no-drain", ("steps executed twice",), rounds=2),),
+)

@@ -1,0 +1,77 @@
+"""Suspects are executed one after the other, each in a process of its own (`rules/recovery.py` says who is one).
+
+The process is `holdfast isolated`: a worker that claims one suspect and leaves when it is over. It finds the project
+and the database in its environment. When this process dies it goes on to the end of its run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Mapping
+
+from holdfast.db.runs import Runs
+from holdfast.errors import DatabaseError
+
+logger = logging.getLogger(__name__)
+
+COMMAND = (sys.executable, "-m", "holdfast", "isolated")
+POLL_SECONDS = 10.0
+"""A takeover wakes; the poll finds suspects that a process left behind which has gone since."""
+PAUSE_SECONDS = 1.0
+LAST_SECONDS = 10.0
+
+
+class Isolation:
+    """Looks after suspects."""
+
+    def __init__(self, runs: Runs, environment: Mapping[str, str]) -> None:
+        self._runs = runs
+        self._environment = {**os.environ, **environment}
+        self._wake = asyncio.Event()
+        self._process: Process | None = None
+
+    def wake(self) -> None:
+        """There is a suspect."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Execute suspects until cancelled."""
+        while True:
+            await self._sleep()
+            try:
+                while await self._runs.suspect_due():
+                    await self._execute_one()
+            except (DatabaseError, OSError) as error:
+                logger.warning("suspects have to wait: %s", error)
+
+    async def close(self) -> None:
+        """Let the process hand its run back, and end it."""
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        process.terminate()
+        try:
+            async with asyncio.timeout(LAST_SECONDS):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+    async def _sleep(self) -> None:
+        try:
+            async with asyncio.timeout(POLL_SECONDS):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+        finally:
+            self._wake.clear()
+
+    async def _execute_one(self) -> None:
+        self._process = await asyncio.create_subprocess_exec(*COMMAND, stdin=DEVNULL, env=self._environment)
+        if status := await self._process.wait():
+            logger.warning("the process of a suspect ended with status %d", status)
+            await asyncio.sleep(PAUSE_SECONDS)
