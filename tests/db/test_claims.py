@@ -12,6 +12,7 @@ from psycopg.rows import dict_row
 
 from holdfast.db.runs import Claimed, RunEnd, claiming
 from holdfast.db.sql import statements
+from holdfast.rules.recovery import SUSPECT_AFTER
 from holdfast.rules.run import RunStatus
 from tests.db.stage import ANN, ASSISTANT, Stage, opened, outcome, together
 

@@ -12,10 +12,9 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from holdfast.db.runs import OWNERS_A_LOOK, RunEnd, Runs, claiming
+from holdfast.db.runs import OWNERS_A_LOOK, RunEnd, Runs
 from holdfast.db.sql import statements
 from holdfast.rules.caller import Caller
-from holdfast.rules.recovery import SUSPECT_AFTER
 from holdfast.rules.run import RunStatus
 from tests.db.stage import Stage, new_run, opened, outcome
 from tests.db.test_claims import explained, rows_read
@@ -193,6 +192,5 @@ def test_a_turn_is_found_along_the_indexes_whatever_waits(database_url: str, que
                 "suspects": False,
                 "suspect_after": SUSPECT_AFTER,
             }
-            claim = explained(conn, claiming("claim"), params)
             assert not [node for node in claim if node["Node Type"] == "Seq Scan"]
             assert rows_read(claim) <= 30
