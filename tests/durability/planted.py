@@ -8,16 +8,24 @@ before the command line runs.
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
+from uuid import uuid4
+
+from langchain_core.runnables import RunnableConfig
 
 from langgraph.store.base import Op, Result, SearchOp
 
 from graph import ledger
 from holdfast.__main__ import main
-from holdfast.db import admission, commits, pool, sql, store
+from holdfast.db import admission, checkpoints, commits, events, pool, runs, sql, store
+from holdfast.worker import execute
+
+FAST_SECONDS = 3600
 
 
 def no_fence() -> None:
@@ -84,6 +92,66 @@ def jsonb_values() -> None:
     named["put_values"] = named["put_values"].replace("value::json", "value::jsonb")
 
 
+def new_run_id() -> None:
+    """A run that is taken up again comes to LangGraph as a new one: its input is applied once more."""
+    config = execute.Execution._config
+
+    def forgetful(self: execute.Execution) -> RunnableConfig:
+        given = config(self)
+        if self.claim.attempt > 1:
+            given["run_id"] = uuid4()
+            for part in ("configurable", "metadata"):
+                given[part]["run_id"] = str(given["run_id"])
+        return given
+
+    execute.Execution._config = forgetful
+
+
+def no_requeue() -> None:
+    """Dead workers are forgotten together with what they held."""
+    named = sql.statements("runs")
+    for verb in ("requeue_dead", "requeue_orphans"):
+        named[verb] = named[verb].replace("r.status = 'running'", "false")
+
+
+def drop_events() -> None:
+    """Every third block of events is not logged."""
+    append, blocks = runs.Runs.append, itertools.count(1)
+
+    async def forgetful(self: runs.Runs, run: runs.Claimed, block: runs.Block) -> None:
+        if next(blocks) % 3:
+            await append(self, run, block)
+
+    runs.Runs.append = forgetful
+
+
+def lost_terminal() -> None:
+    """Followers are told that it is over when they have heard three times of a run."""
+    follow = events.EventLog.follow
+
+    async def briefly(self: events.EventLog, *given: object) -> AsyncIterator[events.Frames]:
+        heard = 0
+        async for frames in follow(self, *given):
+            yield frames
+            heard += 1
+            if heard == 3:
+                return
+
+    events.EventLog.follow = briefly
+
+
+def clocks_rule() -> None:
+    """The ids of checkpoints are in order only as far as the clocks of the hosts are."""
+    checkpoints.come_after = lambda _: None
+
+
+def fast_clock() -> None:
+    """The wall clock of this process is an hour fast. Not a fault: nothing may depend on it."""
+    now, now_ns = time.time, time.time_ns
+    time.time = lambda: now() + FAST_SECONDS
+    time.time_ns = lambda: now_ns() + FAST_SECONDS * 10**9
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "no-fence": no_fence,
     "no-binding": no_binding,
@@ -92,6 +160,12 @@ FAULTS: dict[str, Callable[[], None]] = {
     "commits-repeated-blindly": commits_repeated_blindly,
     "no-ledger": no_ledger,
     "jsonb-values": jsonb_values,
+    "new-run-id": new_run_id,
+    "no-requeue": no_requeue,
+    "drop-events": drop_events,
+    "lost-terminal": lost_terminal,
+    "clocks-rule": clocks_rule,
+    "fast-clock": fast_clock,
 }
 
 if __name__ == "__main__":
