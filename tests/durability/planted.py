@@ -17,7 +17,6 @@ from typing import Any
 from uuid import uuid4
 
 from langchain_core.runnables import RunnableConfig
-
 from langgraph.store.base import Op, Result, SearchOp
 
 from graph import ledger

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,17 +27,11 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
 
 @pytest.mark.parametrize("episode", drawn(SEED, 2), ids=lambda episode: episode.shape.name)
 def test_nothing_is_lost_or_done_twice_in_chaos(episode: Episode, postgres: Postgres, tmp_path: Path) -> None:
-    story = play(_without_wait(episode), postgres, tmp_path)
+    story = play(episode, postgres, tmp_path)
     assert not story.failures
     assert story.evidence.acknowledged
     assert story.evidence.faults
     assert story.evidence.executions
-
-
-def _without_wait(episode: Episode) -> Episode:
-    """Not `wait`: it tells the error of a database that is away as if it were the run's (known, mended elsewhere)."""
-    actions = tuple(replace(each, how="stream") if each.how == "wait" else each for each in episode.actions)
-    return replace(episode, actions=actions)
 
 
 def test_a_planted_fault_is_found(postgres: Postgres, tmp_path: Path) -> None:
