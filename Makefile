@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv
 
-.PHONY: serve test check conformance clients durability schemathesis bench clean
+.PHONY: serve test check conformance clients durability chaos schemathesis bench clean
 
 serve: .venv/ready
 	@exec $(BIN)/holdfast serve
@@ -29,6 +29,10 @@ clients: .venv/ready tests/clients/node_modules
 # GOALS="R1 R7" plays only those.
 durability: .venv/ready
 	$(BIN)/python -m tests.durability $(GOALS)
+
+# SEED=... plays one schedule again, SECONDS=... bounds it (600).
+chaos: .venv/ready
+	$(BIN)/python -m tests.durability.chaos $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS))
 
 schemathesis: .venv/ready
 	$(BIN)/python -m tests.fuzz

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -171,7 +172,11 @@ async def test_a_run_whose_state_cannot_be_read_still_ends_and_keeps_what_the_th
     second = await stage.started(first.thread_id)
     await stage.runs.end(second, RunEnd(RunStatus.ERROR, None, {"error": "E", "message": "m"}))
     row = await stage.threads.get(ANN, first.thread_id)
-    assert (row["status"], row["values"], row["error"]) == ("error", b'{"x": 1}', {"error": "E", "message": "m"})
+    assert (row["status"], json.loads(row["values"]), row["error"]) == (
+        "error",
+        {"x": 1},
+        {"error": "E", "message": "m"},
+    )
 
 
 async def test_two_running_runs_on_one_thread_are_impossible(stage: Stage) -> None:

@@ -185,12 +185,6 @@ def test_a_turn_is_found_along_the_indexes_whatever_waits(database_url: str, que
             assert rows_read(turns) <= 2 * OWNERS_A_LOOK + 2
             row = conn.execute(statements("runs")["turns"], {"after": "", "owners": 1}).fetchone()
             assert row is not None
-            params = {
-                "worker_id": uuid4(),
-                "limit": 1,
-                "owner": row["owner"],
-                "suspects": False,
-                "suspect_after": SUSPECT_AFTER,
-            }
+            claim = explained(conn, claiming("claim"), {**CLAIM, "owner": row["owner"]})
             assert not [node for node in claim if node["Node Type"] == "Seq Scan"]
             assert rows_read(claim) <= 30

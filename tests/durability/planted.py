@@ -12,6 +12,7 @@ import asyncio
 import itertools
 import re
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -25,10 +26,11 @@ from uvicorn.protocols.http import flow_control
 from graph import ledger
 from holdfast import app
 from holdfast.__main__ import main
-from holdfast.db import admission, commits, events, liveness, news, pool, runs, sql, store
+from holdfast.db import admission, checkpoints, commits, events, liveness, news, pool, runs, sql, store
 from holdfast.rules.run import StopReason
 from holdfast.worker import execute, exits, loop
 
+FAST_SECONDS = 3600
 Follow = Callable[..., AsyncIterator[Any]]
 
 
@@ -244,6 +246,50 @@ def no_thread() -> None:
     app._start_worker = start_on_the_loop
 
 
+def plant(faults: str) -> None:
+    """Plant these, with commas between them, into this process."""
+    for fault in filter(None, faults.split(",")):
+        FAULTS[fault]()
+
+
+def drop_events() -> None:
+    """Every third block of events is not logged."""
+    append, blocks = runs.Runs.append, itertools.count(1)
+
+    async def forgetful(self: runs.Runs, run: runs.Claimed, block: runs.Block) -> None:
+        if next(blocks) % 3:
+            await append(self, run, block)
+
+    runs.Runs.append = forgetful
+
+
+def lost_terminal() -> None:
+    """Followers are told that it is over when they have heard three times of a run."""
+    follow = events.EventLog.follow
+
+    async def briefly(self: events.EventLog, *given: object) -> AsyncIterator[events.Frames]:
+        heard = 0
+        async for frames in follow(self, *given):
+            yield frames
+            heard += 1
+            if heard == 3:
+                return
+
+    events.EventLog.follow = briefly
+
+
+def clocks_rule() -> None:
+    """The ids of checkpoints are in order only as far as the clocks of the hosts are."""
+    checkpoints.come_after = lambda _: None
+
+
+def fast_clock() -> None:
+    """The wall clock of this process is an hour fast. Not a fault: nothing may depend on it."""
+    now, now_ns = time.time, time.time_ns
+    time.time = lambda: now() + FAST_SECONDS
+    time.time_ns = lambda: now_ns() + FAST_SECONDS * 10**9
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "no-fence": no_fence,
     "no-binding": no_binding,
@@ -269,14 +315,11 @@ FAULTS: dict[str, Callable[[], None]] = {
     "no-drain": no_drain,
     "no-reconcile": no_reconcile,
     "no-thread": no_thread,
+    "drop-events": drop_events,
+    "lost-terminal": lost_terminal,
+    "clocks-rule": clocks_rule,
+    "fast-clock": fast_clock,
 }
-
-
-def plant(faults: str) -> None:
-    """Plant these, with commas between them, into this process."""
-    for fault in filter(None, faults.split(",")):
-        FAULTS[fault]()
-
 
 if __name__ == "__main__":
     plant(sys.argv.pop(1))

@@ -8,6 +8,7 @@ put as a pipeline of statements. This one keeps its tables and its reading code 
 * The fence is part of that statement. A run's fence is its fencing token; a state update's is the thread's edit
   token. The row is locked FOR SHARE, so a newer claim either waits for this write or is seen by it. No row:
   `FenceLost`, nothing saved.
+* What is written comes after what was read, whatever the clocks of the hosts say (`checkpointids.py`).
 * Saves are idempotent, so a lost connection retries the save; the run does not notice (invariant 2).
 * A task's writes replace what an earlier attempt left under the same task id. Within one fence there is one writer, and
   a leftover of a rolled-back input must not win over the new one.
@@ -33,6 +34,7 @@ from langgraph.checkpoint.base import (
     CheckpointMetadata,
     CheckpointTuple,
     DeltaChannelHistory,
+    get_checkpoint_id,
     get_serializable_checkpoint_metadata,
 )
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
@@ -41,6 +43,7 @@ from psycopg import AsyncCursor
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
+from holdfast.db.checkpointids import come_after
 from holdfast.db.pool import PERSISTENT_SECONDS, REPEAT_SECONDS, Database
 from holdfast.db.serde import StateSerializer
 from holdfast.db.sql import statements
@@ -92,7 +95,25 @@ class FencedSaver(AsyncPostgresSaver):
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         read = super().aget_tuple
-        return await self._database.retrying(lambda: read(config), for_seconds=self._patience)
+        found = await self._database.retrying(lambda: read(config), for_seconds=self._patience)
+        if found is not None and self._fence is not None:
+            come_after(await self._newest_id(config, found))
+        return found
+
+    async def _newest_id(self, config: RunnableConfig, found: CheckpointTuple) -> str:
+        """The newest checkpoint's id, where `config` may name an older one, from which a branch begins."""
+        known = str(found.config["configurable"]["checkpoint_id"])
+        if get_checkpoint_id(config) is None:
+            return known
+        named = config["configurable"]
+        params = {"thread_id": named["thread_id"], "checkpoint_ns": named.get("checkpoint_ns", "")}
+
+        async def newest() -> str:
+            async with self._database.connection("worker") as conn:
+                row = await (await conn.execute(statements("checkpoints")["newest_id"], params)).fetchone()
+                return str(row["checkpoint_id"]) if row else known
+
+        return await self._database.retrying(newest, for_seconds=self._patience)
 
     async def alist(
         self,

@@ -67,3 +67,8 @@ WITH fence AS (%%FENCE%%), command AS (
 )
 SELECT count(*) AS saved FROM saved
 
+-- name: newest_id
+SELECT checkpoint_id FROM checkpoints
+WHERE thread_id = %(thread_id)s AND checkpoint_ns = %(checkpoint_ns)s
+ORDER BY checkpoint_id DESC
+LIMIT 1
