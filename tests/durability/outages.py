@@ -350,7 +350,7 @@ AWAY = Goal(
         Control(
             "no-save-retry", ("runs that did not succeed", "effects doubled or missing", "wrong answers"), rounds=1
         ),
-        Control("no-sync-commit", ("acknowledged runs lost", "wrong answers"), rounds=1),
+        Control("no-sync-commit", ("acknowledged runs lost", "effects doubled or missing"), rounds=1),
     ),
 )
 
