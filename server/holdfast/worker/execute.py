@@ -116,9 +116,12 @@ class Execution:
                 result = _result(end)
         except FenceLost:
             logger.warning("run %s belongs to a newer claim; this attempt ends", self.claim.run_id)
-        except DatabaseError as error:
-            logger.warning("run %s could not be ended: %s", self.claim.run_id, error, exc_info=error)
+        except DatabaseUnavailable as error:
+            logger.warning("run %s could not be ended: %s", self.claim.run_id, error)
             await self._given_up()
+        except DatabaseError:
+            # Not handed back: it would fail again at once, and for ever. The crash budget ends that.
+            logger.exception("run %s could not be ended; it stays claimed until it is reconciled", self.claim.run_id)
         finally:
             self._shop.events.close_tape(self.claim.run_id, self.claim.thread_id, result, over=over)
 
