@@ -17,7 +17,7 @@ from holdfast.db.sql import statements
 from holdfast.rules.caller import Caller
 from holdfast.rules.run import RunStatus
 from tests.db.stage import Stage, new_run, opened, outcome
-from tests.db.test_claims import explained, rows_read
+from tests.db.test_claims import CLAIM, explained, rows_read
 
 pytestmark = pytest.mark.anyio
 
