@@ -27,6 +27,7 @@ from langgraph.store.base import BaseStore
 from starlette.types import ASGIApp
 
 from holdfast.api.application import create_app, not_ready, serving
+from holdfast.api.approvals import expire
 from holdfast.api.auth import Gate, KeyGate
 from holdfast.api.crons import fire
 from holdfast.api.customapp import CustomApp
@@ -34,6 +35,7 @@ from holdfast.api.customauth import CustomGate
 from holdfast.api.deps import Dispatcher, Idle, Services
 from holdfast.db.a2a import Tasks as A2ATasks
 from holdfast.db.admission import Admissions
+from holdfast.db.approvals import Approvals
 from holdfast.db.assistants import Assistants
 from holdfast.db.bell import Bell
 from holdfast.db.copies import Copies
@@ -51,9 +53,10 @@ from holdfast.db.store import PooledStore
 from holdfast.db.threads import Threads
 from holdfast.db.trees import Stores
 from holdfast.db.webhooks import Deliveries
-from holdfast.errors import SettingsError
+from holdfast.errors import Invalid, ProjectError, SettingsError
 from holdfast.process import Server, Tasks, first, listen, own_url, signals
 from holdfast.project import Project, load_project
+from holdfast.rules.approval import Policies
 from holdfast.rules.caller import LOCAL
 from holdfast.rules.thread import Ttl
 from holdfast.rules.webhook import UrlPolicy
@@ -61,6 +64,7 @@ from holdfast.sections import StoreTtl, ThreadTtl
 from holdfast.settings import Settings
 from holdfast.wire import sse
 from holdfast.wire.webhooks import custom_headers
+from holdfast.worker.approvals import keep_deadlines
 from holdfast.worker.catalog import GraphCatalog
 from holdfast.worker.crons import keep_time
 from holdfast.worker.execute import Workshop
@@ -144,6 +148,8 @@ class _Parts:
     keys: IdempotencyKeys
     events: EventLog
     crons: Crons
+    approvals: Approvals
+    policies: Policies
     deliveries: Deliveries
     assistants: Assistants
     store: BaseStore
@@ -159,6 +165,7 @@ async def _assembled(
 ) -> AsyncIterator[tuple[Running, str]]:
     async with AsyncExitStack() as stack:
         post = _post(settings, project, base_url)
+        _check_escalations(project, post)
         _check_owners(project, settings)
         failed = asyncio.Event()
         tasks = Tasks(failed)
@@ -175,6 +182,7 @@ async def _assembled(
         services = _services(parts, worker or Idle(), gate)
         if worker is not None:
             tasks.start("crons", keep_time(parts.crons, partial(fire, services)))
+            tasks.start("deadlines", keep_deadlines(parts.approvals, partial(expire, services)))
         yield Running(services, _http(services, project, custom), worker, failed), url
 
 
@@ -193,7 +201,8 @@ async def _parts(
     bell = Bell(database, listen_url)
     stack.push_async_callback(bell.close)
     ttl = project.sections.checkpointer.ttl or ThreadTtl()
-    runs, threads = Runs(database), Threads(database, _default_ttl(ttl))
+    policies = project.sections.approvals.policies
+    runs, threads = Runs(database, policies), Threads(database, _default_ttl(ttl))
     events = EventLog(database, runs, bell, sse.split)
     store = await stack.enter_async_context(opened_store(project, graphs, database))
     assistants = Assistants(database, graphs.ids())
@@ -210,6 +219,8 @@ async def _parts(
         keys=IdempotencyKeys(database),
         events=events,
         crons=Crons(database),
+        approvals=Approvals(database),
+        policies=policies,
         deliveries=Deliveries(database),
         assistants=assistants,
         store=store,
@@ -237,8 +248,16 @@ async def _working(parts: _Parts, url: str, listen_url: str | None, stack: Async
     )
     worker = Worker(worker_id, shop, slots=settings.slots)
     await _start_worker(worker, settings, listen_url or url, listen_url is not None, stack, tasks)
+    keep_days = parts.project.sections.approvals.keep_days
     house = keep_house(
-        worker, parts.threads, parts.events, parts.keys, parts.deliveries, event_ttl=settings.event_ttl_seconds
+        worker,
+        parts.threads,
+        parts.events,
+        parts.keys,
+        parts.deliveries,
+        parts.approvals,
+        event_ttl=settings.event_ttl_seconds,
+        keep_approvals=keep_days * 86_400 if keep_days else None,
     )
     tasks.start("housekeeping", house)
     tasks.start("measuring", measure_threads(Sizes(parts.database)))
@@ -280,6 +299,8 @@ def _services(parts: _Parts, dispatcher: Dispatcher, gate: Gate) -> Services:
         gate=gate,
         webhooks=parts.post.policy if parts.post else None,
         crons=parts.crons,
+        approvals=parts.approvals,
+        policies=parts.policies,
     )
 
 
@@ -332,6 +353,21 @@ def _post(settings: Settings, project: Project, base_url: str) -> Post | None:
     given = {name: getattr(section.url, name) for name in type(section.url).model_fields}
     policy = UrlPolicy(**given, own_url=base_url)
     return Post(policy, headers, settings.webhook_secrets, section.allowed_fields)
+
+
+def _check_escalations(project: Project, post: Post | None) -> None:
+    """Questions that nobody answers are to be told to somebody who can be told."""
+    policies = project.sections.approvals.policies
+    for policy in (policies.default, *policies.graphs.values()):
+        if policy.deadline is None or policy.deadline.webhook is None:
+            continue
+        if post is None:
+            raise ProjectError("'approvals.deadline' is to escalate, but 'http.disable_webhooks' is set")
+        try:
+            if post.policy.checked(policy.deadline.webhook) != policy.deadline.webhook:
+                raise Invalid("it must be a whole URL")
+        except Invalid as invalid:
+            raise ProjectError(f"'approvals.deadline.webhook': {invalid}") from None
 
 
 def _check_owners(project: Project, settings: Settings) -> None:

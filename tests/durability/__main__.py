@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import random
 
+from tests.durability.answers import R4
 from tests.durability.goals import Goal, played
 from tests.durability.lost_connections import STALLED, TERMINATED, UNANSWERED
 from tests.durability.outages import AWAY, FULL, TOGETHER
@@ -15,7 +16,7 @@ from tests.durability.pooled import POOLER
 from tests.durability.states import R14
 from tests.durability.tally import say
 
-GOALS: tuple[Goal, ...] = (TERMINATED, STALLED, AWAY, TOGETHER, UNANSWERED, FULL, POOLER, R14)
+GOALS: tuple[Goal, ...] = (R4, TERMINATED, STALLED, AWAY, TOGETHER, UNANSWERED, FULL, POOLER, R14)
 """In the order of docs/durability.md."""
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.durability import drain, kill_rounds, takeover
+from tests.durability import answers, drain, kill_rounds, takeover
 from tests.durability.goals import Trial
 from tests.durability.states import R14
 from tests.durability.tally import Tally
@@ -63,6 +63,10 @@ def test_ctrl_c_on_the_only_server_leaves_the_run_in_the_queue(cluster: Cluster,
 
 def test_random_states_come_back_exactly_or_are_refused(tmp_path: Path) -> None:
     assert not R14.play(Trial(40, random.Random(7), tmp_path)).failures
+
+
+def test_no_answer_is_applied_to_another_question(database_url: str, tmp_path: Path) -> None:
+    assert not answers.interleavings(database_url, Trial(24, random.Random(7), tmp_path)).failures
 
 
 def test_a_run_whose_worker_is_gone_without_a_trace_is_adopted(site: takeover.Site) -> None:
