@@ -153,7 +153,12 @@ CREATE TABLE holdfast.runs (
     graph_id text NOT NULL,
     webhook text,
     started_at timestamptz,
+    on_pending_interrupt text NOT NULL DEFAULT 'discard'
+        CHECK (on_pending_interrupt IN ('discard', 'enqueue', 'reject')),
+    held boolean NOT NULL DEFAULT false,
     priority smallint NOT NULL DEFAULT 0 CHECK (priority BETWEEN -10 AND 10),
+    CONSTRAINT held_runs_wait_for_an_answer
+        CHECK (NOT held OR (status = 'pending' AND on_pending_interrupt = 'enqueue')),
     CONSTRAINT running_runs_are_claimed
         CHECK ((status = 'running') = (worker_id IS NOT NULL) AND (status <> 'running' OR fencing_token IS NOT NULL))
 );
@@ -163,6 +168,8 @@ COMMENT ON COLUMN holdfast.runs.ephemeral IS 'stateless: its thread goes with it
 COMMENT ON COLUMN holdfast.runs.graph_id IS 'as admitted: the assistant may change or go while the run waits';
 COMMENT ON COLUMN holdfast.runs.webhook IS 'who is told when the run has ended';
 COMMENT ON COLUMN holdfast.runs.started_at IS 'when it was claimed for the first time';
+COMMENT ON COLUMN holdfast.runs.on_pending_interrupt IS 'what becomes of the run while its thread asks something';
+COMMENT ON COLUMN holdfast.runs.held IS 'waits until its thread asks nothing more; answers overtake it';
 CREATE UNIQUE INDEX one_running_run_per_thread ON holdfast.runs (thread_id) WHERE status = 'running';
 -- The queue of each owner by rank, which never changes: one step of priority is worth a minute of waiting.
 CREATE INDEX runs_to_claim ON holdfast.runs
@@ -255,11 +262,13 @@ CREATE TABLE holdfast.deliveries (
     started_at timestamptz,
     ended_at timestamptz NOT NULL,
     settled_at timestamptz,
+    body bytea,
     CONSTRAINT settled_deliveries_have_a_time CHECK ((state = 'waiting') = (settled_at IS NULL))
 );
 COMMENT ON COLUMN holdfast.deliveries.receiver IS 'host and port of the url: who is slow holds up nobody else';
 COMMENT ON COLUMN holdfast.deliveries.due_at IS 'when to try next; while a try is under way, when it counts as lost';
 COMMENT ON COLUMN holdfast.deliveries.sender IS 'the worker whose try is under way';
+COMMENT ON COLUMN holdfast.deliveries.body IS 'what to send, where it is not the end of a run';
 CREATE INDEX deliveries_to_send ON holdfast.deliveries (due_at) WHERE state = 'waiting';
 CREATE INDEX deliveries_under_way ON holdfast.deliveries (sender) WHERE sender IS NOT NULL;
 CREATE INDEX deliveries_to_sweep ON holdfast.deliveries (settled_at) WHERE settled_at IS NOT NULL;
@@ -301,3 +310,49 @@ CREATE TABLE holdfast.storage_report (
 );
 COMMENT ON COLUMN holdfast.storage_report.report IS
     'threads, bytes, how many threads have up to so many bytes, and the largest: {thread_id, bytes}';
+
+-- Every question that interrupt() asked, and what became of it. No foreign keys: it outlives run and thread.
+CREATE TABLE holdfast.approvals (
+    approval_id uuid PRIMARY KEY,
+    owner text NOT NULL,
+    metadata jsonb NOT NULL,
+    thread_id uuid NOT NULL,
+    interrupt_id text NOT NULL,
+    task_id text NOT NULL,
+    checkpoint_id text,
+    graph_id text,
+    assistant_id uuid,
+    run_id uuid,
+    question bytea NOT NULL,
+    asked_at timestamptz NOT NULL,
+    state text NOT NULL
+        CHECK (state IN ('pending', 'answering', 'expiring', 'answered', 'expired', 'discarded', 'withdrawn')),
+    answer bytea,
+    decided_by text,
+    decided_run_id uuid,
+    decided_at timestamptz,
+    due_at timestamptz,
+    outcome text CHECK (outcome IN ('reject', 'answer', 'escalate')),
+    due_answer bytea,
+    webhook text,
+    acted_at timestamptz,
+    problem text,
+    CONSTRAINT a_due_time_says_what_happens_then CHECK ((due_at IS NULL) = (outcome IS NULL))
+);
+COMMENT ON COLUMN holdfast.approvals.owner IS 'of the thread; with metadata, who sees it';
+COMMENT ON COLUMN holdfast.approvals.metadata IS 'the thread''s, kept up with it while it is there';
+COMMENT ON COLUMN holdfast.approvals.run_id IS 'the run that asked';
+COMMENT ON COLUMN holdfast.approvals.question IS 'the interrupt''s value as JSON bytes';
+COMMENT ON COLUMN holdfast.approvals.decided_by IS 'whose answer, input, update or deletion it was';
+COMMENT ON COLUMN holdfast.approvals.due_answer IS 'what the deadline answers, as JSON bytes';
+COMMENT ON COLUMN holdfast.approvals.acted_at IS 'when the deadline did what it was to do: it does it once';
+COMMENT ON COLUMN holdfast.approvals.problem IS 'why the deadline, or an answer, came to nothing';
+CREATE UNIQUE INDEX one_open_approval_per_question ON holdfast.approvals (thread_id, interrupt_id)
+    WHERE state IN ('pending', 'answering', 'expiring');
+CREATE INDEX approvals_by_owner ON holdfast.approvals (owner, asked_at, approval_id);
+CREATE INDEX approvals_by_thread ON holdfast.approvals (thread_id, asked_at, approval_id);
+CREATE INDEX approvals_by_metadata ON holdfast.approvals USING gin (metadata jsonb_path_ops);
+CREATE INDEX approvals_being_decided ON holdfast.approvals (decided_run_id) WHERE state IN ('answering', 'expiring');
+CREATE INDEX approvals_due ON holdfast.approvals (due_at) WHERE state = 'pending' AND acted_at IS NULL AND problem IS NULL;
+CREATE INDEX approvals_to_sweep ON holdfast.approvals (decided_at)
+    WHERE state IN ('answered', 'expired', 'discarded', 'withdrawn');

@@ -29,6 +29,7 @@ from langgraph.store.base import BaseStore
 from starlette.types import ASGIApp
 
 from holdfast.api.application import create_app, not_ready, serving
+from holdfast.api.approvals import expire
 from holdfast.api.auth import Gate, KeyGate
 from holdfast.api.crons import fire
 from holdfast.api.customapp import CustomApp
@@ -36,6 +37,7 @@ from holdfast.api.customauth import CustomGate
 from holdfast.api.deps import Dispatcher, Idle, Services
 from holdfast.db.a2a import Tasks as A2ATasks
 from holdfast.db.admission import Admissions
+from holdfast.db.approvals import Approvals
 from holdfast.db.assistants import Assistants
 from holdfast.db.bell import Bell
 from holdfast.db.copies import Copies
@@ -53,9 +55,10 @@ from holdfast.db.store import PooledStore
 from holdfast.db.threads import Threads
 from holdfast.db.trees import Stores
 from holdfast.db.webhooks import Deliveries
-from holdfast.errors import SettingsError
+from holdfast.errors import Invalid, ProjectError, SettingsError
 from holdfast.process import Server, Tasks, allow_many_files, first, leave_within, listen, own_url, signals
 from holdfast.project import Project, load_project
+from holdfast.rules.approval import Policies
 from holdfast.rules.caller import LOCAL
 from holdfast.rules.thread import Ttl
 from holdfast.rules.webhook import UrlPolicy
@@ -64,6 +67,7 @@ from holdfast.settings import Settings
 from holdfast.wire import sse
 from holdfast.wire.webhooks import custom_headers
 from holdfast.worker import exits
+from holdfast.worker.approvals import keep_deadlines
 from holdfast.worker.catalog import GraphCatalog
 from holdfast.worker.crons import keep_time
 from holdfast.worker.execute import Workshop
@@ -157,6 +161,8 @@ class _Parts:
     keys: IdempotencyKeys
     events: EventLog
     crons: Crons
+    approvals: Approvals
+    policies: Policies
     deliveries: Deliveries
     assistants: Assistants
     store: BaseStore
@@ -172,6 +178,7 @@ async def _assembled(
 ) -> AsyncIterator[tuple[Running, str]]:
     async with AsyncExitStack() as stack:
         post = _post(settings, project, base_url)
+        _check_escalations(project, post)
         _check_owners(project, settings)
         failed, over = asyncio.Event(), asyncio.Event()
         tasks = Tasks(failed)
@@ -194,6 +201,7 @@ async def _assembled(
         services = _services(parts, worker or Idle(), gate)
         if worker is not None and part != "isolated":
             tasks.start("crons", keep_time(parts.crons, partial(fire, services)))
+            tasks.start("deadlines", keep_deadlines(parts.approvals, partial(expire, services)))
         yield Running(services, _http(services, project, custom), worker, failed, over), url
 
 
@@ -212,7 +220,8 @@ async def _parts(
     bell = Bell(database, listen_url)
     stack.push_async_callback(bell.close)
     ttl = project.sections.checkpointer.ttl or ThreadTtl()
-    runs, threads = Runs(database), Threads(database, _default_ttl(ttl))
+    policies = project.sections.approvals.policies
+    runs, threads = Runs(database, policies), Threads(database, _default_ttl(ttl))
     events = EventLog(database, runs, bell, sse.split)
     store = await stack.enter_async_context(opened_store(project, graphs, database))
     assistants = Assistants(database, graphs.ids())
@@ -229,6 +238,8 @@ async def _parts(
         keys=IdempotencyKeys(database),
         events=events,
         crons=Crons(database),
+        approvals=Approvals(database),
+        policies=policies,
         deliveries=Deliveries(database),
         assistants=assistants,
         store=store,
@@ -249,8 +260,16 @@ async def _working(parts: _Parts, url: str, listen_url: str | None, stack: Async
     tasks.start("worker", worker.run(), may_end=True)
     tasks.start("isolation", isolation.run())
     stack.push_async_callback(isolation.close)
+    keep_days = parts.project.sections.approvals.keep_days
     house = keep_house(
-        worker, parts.threads, parts.events, parts.keys, parts.deliveries, event_ttl=settings.event_ttl_seconds
+        worker,
+        parts.threads,
+        parts.events,
+        parts.keys,
+        parts.deliveries,
+        parts.approvals,
+        event_ttl=settings.event_ttl_seconds,
+        keep_approvals=keep_days * 86_400 if keep_days else None,
     )
     tasks.start("housekeeping", house)
     tasks.start("measuring", measure_threads(Sizes(parts.database)))
@@ -321,6 +340,8 @@ def _services(parts: _Parts, dispatcher: Dispatcher, gate: Gate) -> Services:
         gate=gate,
         webhooks=parts.post.policy if parts.post else None,
         crons=parts.crons,
+        approvals=parts.approvals,
+        policies=parts.policies,
     )
 
 
@@ -373,6 +394,21 @@ def _post(settings: Settings, project: Project, base_url: str) -> Post | None:
     given = {name: getattr(section.url, name) for name in type(section.url).model_fields}
     policy = UrlPolicy(**given, own_url=base_url)
     return Post(policy, headers, settings.webhook_secrets, section.allowed_fields)
+
+
+def _check_escalations(project: Project, post: Post | None) -> None:
+    """Questions that nobody answers are to be told to somebody who can be told."""
+    policies = project.sections.approvals.policies
+    for policy in (policies.default, *policies.graphs.values()):
+        if policy.deadline is None or policy.deadline.webhook is None:
+            continue
+        if post is None:
+            raise ProjectError("'approvals.deadline' is to escalate, but 'http.disable_webhooks' is set")
+        try:
+            if post.policy.checked(policy.deadline.webhook) != policy.deadline.webhook:
+                raise Invalid("it must be a whole URL")
+        except Invalid as invalid:
+            raise ProjectError(f"'approvals.deadline.webhook': {invalid}") from None
 
 
 def _check_owners(project: Project, settings: Settings) -> None:

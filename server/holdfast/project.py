@@ -86,8 +86,8 @@ class Project:
     """A checked `langgraph.json`. `root` is the directory that holds it; all its paths are relative to that.
 
     `env` is what the project wants in its environment (the process environment wins over it),
-    `dependencies` is as written, `sections` are the settings of checkpointer, store, auth, http and webhooks,
-    `warnings` are sentences for the operator.
+    `dependencies` is as written, `sections` are the settings of checkpointer, store, auth, http, webhooks
+    and approvals, `warnings` are sentences for the operator.
     """
 
     root: Path
@@ -162,10 +162,13 @@ class _Reader:
         self._note_sections_without_effect(document)
         sections = self._sections(document)
         self._note_unknown_keys(document)
+        graphs = self._graphs(document)
+        if unknown := sorted(sections.approvals.graphs.keys() - graphs.keys()):
+            raise self._error(f"'approvals.graphs' names {unknown[0]!r}, which is none of 'graphs'")
         return Project(
             root=self._path.parent,
             config_path=self._path,
-            graphs=self._graphs(document),
+            graphs=graphs,
             dependencies=self._dependencies(document),
             env=self._env(document),
             sections=sections,

@@ -7,10 +7,11 @@ key that nobody knows is kept in `model_extra`, so that whoever loads the projec
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from holdfast.rules.approval import Deadline, OnPending, Outcome, Policies, Policy
 from holdfast.rules.thread import MOST_MINUTES
 
 Minutes = Annotated[float, Field(gt=0, le=MOST_MINUTES)]
@@ -27,8 +28,10 @@ class Section(BaseModel):
         for key in self.model_extra or {}:
             yield f"{where}.{key}"
         for name in type(self).model_fields:
-            if isinstance(value := getattr(self, name), Section):
-                yield from value.unknown_keys(f"{where}.{name}")
+            value = getattr(self, name)
+            for place, part in value.items() if isinstance(value, dict) else [(None, value)]:
+                if isinstance(part, Section):
+                    yield from part.unknown_keys(f"{where}.{name}" + (f".{place}" if place is not None else ""))
 
 
 class ThreadTtl(Section):
@@ -153,6 +156,62 @@ class WebhooksSection(Section):
     allowed_fields: list[str] | None = None
 
 
+class DeadlineSection(Section):
+    """`approvals.deadline`: what happens when nobody answers a question in time."""
+
+    after_seconds: Annotated[float, Field(gt=0, le=MOST_MINUTES * 60)]
+    outcome: Outcome
+    answer: Any = None
+    webhook: str | None = None
+
+    @model_validator(mode="after")
+    def _outcome_can_come_about(self) -> Self:
+        given = self.model_fields_set & {"answer", "webhook"}
+        needed = {"answer": {"answer"}, "escalate": {"webhook"}}.get(self.outcome, set())
+        if given != needed or (self.outcome == "escalate" and self.webhook is None):
+            wants = f"needs {', '.join(needed)}" if needed else "needs neither answer nor webhook"
+            raise ValueError(f"outcome {self.outcome!r} {wants}, and nothing else")
+        return self
+
+    @property
+    def value(self) -> Deadline:
+        return Deadline(self.after_seconds, self.outcome, self.answer, self.webhook)
+
+
+class ApprovalPolicy(Section):
+    """What becomes of new input while something is asked, and of questions that nobody answers."""
+
+    on_pending_interrupt: OnPending = "discard"
+    deadline: DeadlineSection | None = None
+
+    @property
+    def value(self) -> Policy:
+        return Policy(self.on_pending_interrupt, self.deadline.value if self.deadline else None)
+
+
+class ApprovalsSection(ApprovalPolicy):
+    """`approvals`, a section of ours. A key that a graph has in `graphs` is used instead of the one here.
+
+    Approvals are kept for ever, or `keep_days` after they were decided.
+    """
+
+    graphs: dict[str, ApprovalPolicy] = Field(default_factory=dict)
+    keep_days: Annotated[float, Field(gt=0, le=36_500)] | None = None
+
+    @property
+    def policies(self) -> Policies:
+        """The policy of every graph that has one, and of all others."""
+        default = self.value
+        own = {
+            graph: Policy(
+                given.on_pending_interrupt if "on_pending_interrupt" in given.model_fields_set else default.on_pending,
+                given.value.deadline if "deadline" in given.model_fields_set else default.deadline,
+            )
+            for graph, given in self.graphs.items()
+        }
+        return Policies(default, own)
+
+
 class Sections(BaseModel):
     """All of them."""
 
@@ -163,6 +222,7 @@ class Sections(BaseModel):
     auth: AuthSection = Field(default_factory=AuthSection)
     http: HttpSection = Field(default_factory=HttpSection)
     webhooks: WebhooksSection = Field(default_factory=WebhooksSection)
+    approvals: ApprovalsSection = Field(default_factory=ApprovalsSection)
 
     @field_validator("*", mode="before")
     @classmethod

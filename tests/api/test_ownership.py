@@ -20,7 +20,7 @@ from langgraph_sdk import get_client
 from langgraph_sdk.errors import AuthenticationError, NotFoundError
 from starlette.routing import BaseRoute
 
-from holdfast.api import a2a, assistants, crons, mcp, runs, stateless, states, store, threads
+from holdfast.api import a2a, approvals, assistants, crons, mcp, runs, stateless, states, store, threads
 from holdfast.api.application import create_app
 from holdfast.api.deps import Permission, Services
 from holdfast.api.jsonrpc import known
@@ -241,6 +241,9 @@ def test_search_and_count_show_ones_own_only(ada: httpx.Client, bob: httpx.Clien
         assert {row["cron_id"] for row in rows} <= {mine}
         assert {row["user_id"] for row in rows} <= {"bob"}
         assert bob.post("/runs/crons/count", json=terms).json() == len(rows)
+    for terms in ({}, {"state": "pending"}, {"thread_id": hers["thread_id"]}, {"graph_id": "approve"}):
+        assert bob.post("/approvals/search", json=terms).json() == []
+    assert len(ada.post("/approvals/search", json={"thread_id": hers["thread_id"]}).json()) == 1
     assert bob.post("/threads/search", json={"values": {"log": ["private"]}}).json() == []
     assert bob.post("/threads/count", json={"status": "interrupted"}).json() == 0
 
@@ -388,7 +391,7 @@ def test_the_owner_is_told_to_the_graph_and_cannot_be_forged(bob: httpx.Client) 
 
 def everything(client: httpx.Client, thread: str) -> list[Any]:
     """All that a thread's owner can see of it."""
-    paths = ["", "/state", "/runs", "/history?limit=100"]
+    paths = ["", "/state", "/runs", "/history?limit=100", "/approvals"]
     crons = client.post("/runs/crons/search", json={"thread_id": thread}).json()
     return [crons, *(client.get(f"/threads/{thread}{path}").json() for path in paths)]
 
@@ -416,7 +419,7 @@ def asks_who(dependant: Dependant) -> bool:
 def test_no_route_but_the_systems_works_without_knowing_the_caller() -> None:
     app = create_app(cast("Services", None))
     found = list(leaves(app.routes))
-    routers = (assistants, threads, states, crons, runs, stateless, store, mcp, a2a)
+    routers = (approvals, assistants, threads, states, crons, runs, stateless, store, mcp, a2a)
     for router in (room.router for room in routers):
         mine = [route for route in found if str(getattr(route, "path", "")).startswith(router.prefix)]
         assert len(mine) >= len(router.routes)

@@ -150,6 +150,7 @@ def emptied(conn: Connection[Any]) -> None:
     for table in (
         "holdfast.threads",
         "holdfast.idempotency_keys",
+        "holdfast.approvals",
         "holdfast.workers",
         "holdfast.assistants",
         "store",

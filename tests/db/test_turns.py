@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from holdfast.db.runs import OWNERS_A_LOOK, RunEnd, Runs
+from holdfast.db.runs import OWNERS_A_LOOK, RunEnd, Runs, claiming
 from holdfast.db.sql import statements
 from holdfast.rules.caller import Caller
 from holdfast.rules.run import RunStatus

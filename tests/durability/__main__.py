@@ -9,6 +9,7 @@ import argparse
 import random
 
 from tests.durability import blocking, conversations, leaving, poison, posts, storm, takeover
+from tests.durability.answers import R4
 from tests.durability.goals import Goal, played
 from tests.durability.idle_streams import R12
 from tests.durability.lost_connections import STALLED, TERMINATED, UNANSWERED
@@ -23,6 +24,7 @@ GOALS: tuple[Goal, ...] = (
     conversations.GOAL,
     *takeover.GOALS,
     leaving.GOAL,
+    R4,
     posts.GOAL,
     TERMINATED,
     STALLED,

@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.durability import blocking, conversations, idle_streams, leaving, poison, posts, storm, takeover
+from tests.durability import answers, blocking, conversations, idle_streams, leaving, poison, posts, storm, takeover
 from tests.durability.goals import Trial
 from tests.durability.states import R14
 from tests.durability.tally import Tally
@@ -105,6 +105,10 @@ def test_streams_that_wait_hear_what_happens_beside_clients_that_behave_badly(
     with idle_streams.site(Trial(1, random.Random(7), tmp_path), cluster) as place:
         idle_streams.waited(place, tally, 60, measured=False)
     assert tally.counted("streams") == 60
+
+
+def test_no_answer_is_applied_to_another_question(database_url: str, tmp_path: Path) -> None:
+    assert not answers.interleavings(database_url, Trial(24, random.Random(7), tmp_path)).failures
 
 
 def test_a_run_whose_worker_is_gone_without_a_trace_is_adopted(site: takeover.Site) -> None:

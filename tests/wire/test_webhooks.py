@@ -25,6 +25,7 @@ ROW: dict[str, Any] = {
     "kwargs": b'{"input": {"secret": "s"}}',
     "multitask_strategy": "enqueue",
     "error": None,
+    "body": None,
     "values": b'{"log":[1]}',
     "created_at": datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC),
     "started_at": datetime(2026, 11, 21, 12, 0, 1, tzinfo=UTC),

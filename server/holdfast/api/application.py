@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from holdfast import __version__
 from holdfast.api import (
     a2a,
+    approvals,
     assistants,
     crons,
     mcp,
@@ -74,6 +75,7 @@ def routers(http: HttpSection) -> Iterator[tuple[bool, APIRouter]]:
     yield not http.disable_threads, threads.router
     yield not http.disable_threads, states.router
     yield not http.disable_threads, threadstream.router
+    yield not http.disable_threads, approvals.router
     # Crons before runs: `crons` in their paths is no run's id.
     yield not http.disable_runs, crons.router
     yield not http.disable_runs, runs.router

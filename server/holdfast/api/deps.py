@@ -23,6 +23,7 @@ from holdfast.api.problems import invalid
 from holdfast.api.traffic import Traffic
 from holdfast.db.a2a import Tasks
 from holdfast.db.admission import Admissions
+from holdfast.db.approvals import Approvals
 from holdfast.db.assistants import Assistants
 from holdfast.db.bell import Bell
 from holdfast.db.copies import Copies
@@ -34,6 +35,7 @@ from holdfast.db.runs import Claimed, Runs
 from holdfast.db.threads import Threads
 from holdfast.db.trees import Stores
 from holdfast.errors import Invalid
+from holdfast.rules.approval import Policies
 from holdfast.rules.caller import Caller
 from holdfast.rules.thread import Strategy, Ttl
 from holdfast.rules.webhook import UrlPolicy
@@ -168,6 +170,9 @@ class Services:
     webhooks: UrlPolicy | None
     """Where webhooks may go; None: they are accepted and not sent."""
     crons: Crons
+    approvals: Approvals
+    policies: Policies
+    """What the project decided about questions."""
     traffic: Traffic = field(default_factory=Traffic)
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
     """The process was asked to stop; requests are still answered."""

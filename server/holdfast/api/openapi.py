@@ -40,6 +40,7 @@ TAGS = [
     {"name": "Thread Runs", "description": "Executions of an assistant on a thread: started, followed, cancelled."},
     {"name": "Stateless Runs", "description": "Runs that get a thread of their own, which goes with them."},
     {"name": "Crons", "description": "Runs that are started by the clock."},
+    {"name": "Approvals", "description": "Questions that graphs asked, who decided what, and when."},
     {"name": "Store", "description": "Items in namespaces, which outlive their threads. Nodes reach the same ones."},
     {"name": "MCP", "description": "The Model Context Protocol: every assistant is a tool."},
     {"name": "A2A", "description": "Agent2Agent: every assistant is an agent."},

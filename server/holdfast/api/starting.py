@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from holdfast.db.admission import NO_PLACE, Answers, NewRun
 from holdfast.db.crons import Firing
 from holdfast.db.idempotency import Key, Made
 from holdfast.errors import BadRequest, Missing, Refusal
+from holdfast.rules.approval import OnPending, stricter
 from holdfast.rules.caller import Caller, Sight
 from holdfast.rules.command import bind_resume
 from holdfast.rules.headers import visible
@@ -44,7 +46,7 @@ class Origin:
 
     The same `operation` with the same body under one `idempotency_key` starts one run. Without a request the key may be
     anything that is as unique as the run shall be, and the operation stays empty.
-    `firing` is the due time of the cron that starts it.
+    `firing` is the due time of the cron that starts it, `expiring` the approval whose deadline does.
     """
 
     request_id: str
@@ -52,6 +54,12 @@ class Origin:
     idempotency_key: str | None = None
     operation: str = ""
     firing: Firing | None = None
+    expiring: UUID | None = None
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the server itself starts the run; who may was asked when it was told to."""
+        return self.firing is not None or self.expiring is not None
 
     def key(self, thread_id: UUID | None, *bodies: BaseModel) -> Key | None:
         """The key of a request of this origin."""
@@ -142,7 +150,7 @@ async def _new_run(
     with_: Services, who: Caller, body: RunCreate, *, thread_id: UUID | None, followed: bool, origin: Origin
 ) -> NewRun:
     try:
-        assistant = await _assistant(with_, who, resolve(with_, body.assistant_id), thread_id, origin.firing)
+        assistant = await _assistant(with_, who, resolve(with_, body.assistant_id), thread_id, asks=not origin.is_ours)
     except Missing:
         raise Missing(NO_PLACE) from None
     body = await _taken_on(with_, who, body, thread_id)
@@ -162,7 +170,8 @@ async def _new_run(
     config["configurable"] = {**config["configurable"], **identity}
     temporary = thread_id is None and body.on_completion != "keep"
     values = answers.values if answers else None
-    kwargs = stored_kwargs(body, config, context, values, temporary=temporary, user=who.user)
+    on_pending = _on_pending(with_, assistant, body)
+    kwargs = stored_kwargs(body, config, context, values, temporary=temporary, user=who.user, on_pending=on_pending)
     return NewRun(
         run_id=run_id,
         thread_id=on_thread,
@@ -181,7 +190,16 @@ async def _new_run(
         webhook=_webhook(with_, body),
         firing=origin.firing,
         priority=body.priority,
+        on_pending=on_pending,
+        expiring=origin.expiring,
     )
+
+
+def _on_pending(with_: Services, assistant: Mapping[str, Any], body: RunCreate) -> OnPending:
+    """The strictest of what the run's graph, the graph that ran on the thread last and the request want."""
+    ran_last = (assistant["thread_metadata"] or {}).get("graph_id")
+    graphs = {assistant["graph_id"], *([ran_last] if isinstance(ran_last, str) else [])}
+    return reduce(stricter, (with_.policies.of(graph).on_pending for graph in graphs), body.on_pending_interrupt)
 
 
 async def check(with_: Services, who: Caller, body: RunCreate) -> UUID:
@@ -191,7 +209,7 @@ async def check(with_: Services, who: Caller, body: RunCreate) -> UUID:
         Missing: no such assistant.
         BadRequest, Invalid: contradictory or malformed.
     """
-    assistant = await _assistant(with_, who, resolve(with_, body.assistant_id), None, None)
+    assistant = await _assistant(with_, who, resolve(with_, body.assistant_id), None, asks=True)
     config, context, metadata = _merged(assistant, body, Origin(""))
     stored_kwargs(body, config, context, None, temporary=False, user=None)
     searchable(metadata, "metadata")
@@ -201,14 +219,14 @@ async def check(with_: Services, who: Caller, body: RunCreate) -> UUID:
 
 
 async def _assistant(
-    with_: Services, who: Caller, assistant_id: UUID, thread_id: UUID | None, firing: Firing | None
+    with_: Services, who: Caller, assistant_id: UUID, thread_id: UUID | None, *, asks: bool
 ) -> Mapping[str, Any]:
     """What the run is made of. Whether its caller may read the assistant is another question than who may run.
 
-    A cron asked it when it was made.
+    A cron asked it when it was made, a deadline when the run was that asked.
     """
     reader = replace(who, sight=Sight.ALL)
-    if firing is None:
+    if asks:
         asked = {"assistant_id": assistant_id, "metadata": {}}
         reader = await with_.gate.allow(who, "assistants", "read", asked)
     return await with_.assistants.on_thread(reader, assistant_id, thread_id, of_thread=who)

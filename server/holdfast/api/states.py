@@ -51,6 +51,9 @@ async def update_state(thread_id: str, request: Request, with_: With, who: MayUp
     wanted = uuid_of(thread_id, "thread")
     checkpoint = await with_.states.update(who, wanted, body.values, as_node=body.as_node, checkpoint=body.start)
     with_.events.grown(wanted)
+    # Input that waited for an answer may go on.
+    with_.dispatcher.wake()
+    with_.bell.ring("run")
     return Json(
         {"checkpoint": checkpoint, "configurable": checkpoint, "checkpoint_id": checkpoint.get("checkpoint_id")}
     )

@@ -10,7 +10,7 @@ from uuid import UUID
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from holdfast.db import cancelling, crons, idempotency, runs, threads
+from holdfast.db import approvals, cancelling, crons, idempotency, runs, threads
 from holdfast.db.cancelling import CancelAction, Cancelled
 from holdfast.db.crons import Firing
 from holdfast.db.idempotency import Key, Made
@@ -19,12 +19,14 @@ from holdfast.db.runs import Claimed
 from holdfast.db.scope import scoped
 from holdfast.db.sql import statements
 from holdfast.errors import Conflict, Missing
-from holdfast.rules.admission import Plan, Strategy, admission, verify_status
+from holdfast.rules.admission import Plan, Strategy, admission, is_held, verify_status
+from holdfast.rules.approval import OnPending
 from holdfast.rules.caller import Caller
 from holdfast.rules.command import Questions, verify_binding
 from holdfast.rules.thread import Ttl
 
 BUSY = "Thread is already running a task. Wait for it to finish or choose a different multitask strategy."
+CANCELLING = ("interrupt", "rollback")
 NO_PLACE = "Thread or assistant not found."
 
 
@@ -64,6 +66,10 @@ class NewRun:
     firing: Firing | None = None
     priority: int = 0
     """Among the runs of its owner: one step is worth a minute of waiting."""
+    on_pending: OnPending = "discard"
+    """What becomes of new input while the thread asks something."""
+    expiring: UUID | None = None
+    """The approval whose deadline gives this answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +103,8 @@ class Admissions:
         Raises:
             Missing: no such thread of this caller.
             Conflict: `reject` on a busy thread, a thread in another status than asked for, an answer whose
-                question is not pending (any more), or a due time that somebody else took.
+                question is not pending (any more), new input for a thread that asks something (policy `reject`),
+                or a due time that somebody else took.
             Invalid: the key stands for another request.
         """
         async with self._database.transaction("api") as conn:
@@ -124,8 +131,14 @@ class Admissions:
         thread = await self._locked_thread(conn, caller, new)
         verify_status(thread["status"], new.thread_status)
         cursor = await conn.execute(self._sql["active"], {"thread_id": new.thread_id})
-        active = [run["run_id"] for run in await cursor.fetchall()]
-        plan = admission(new.strategy, active=len(active))
+        runs_there = await cursor.fetchall()
+        active = [run["run_id"] for run in runs_there if not run["held"]]
+        if new.answers is None and new.strategy in CANCELLING:
+            # An answer ends what is in its way, not what waits for it.
+            in_the_way = [run["run_id"] for run in runs_there]
+        else:
+            in_the_way = active
+        plan = admission(new.strategy, active=len(in_the_way))
         if plan is Plan.REFUSE:
             raise Conflict(BUSY)
         if new.answers is not None:
@@ -133,12 +146,16 @@ class Admissions:
         others = Cancelled()
         if plan in (Plan.INTERRUPT_OTHERS, Plan.ROLLBACK_OTHERS):
             action: CancelAction = "rollback" if plan is Plan.ROLLBACK_OTHERS else "interrupt"
-            others = await cancelling.stop(conn, active, action)
+            others = await cancelling.stop(conn, in_the_way, action)
+        asks = bool(thread["interrupts"])
+        held = new.answers is None and is_held(new.on_pending, asks=asks, active=len(set(active) - set(others.over)))
         if new.firing is not None:
             await crons.advance(conn, new.firing)
-        await self._insert(conn, caller, new)
+        await self._insert(conn, caller, new, held=held)
         if new.answers is not None:
-            await self._bind(conn, new, new.answers)
+            await self._bind(conn, caller, new, new.answers)
+        if held and not active:
+            return others
         stamp = {"graph_id": new.graph_id, "assistant_id": str(new.assistant_id)}
         await conn.execute(statements("threads")["occupy"], {"thread_id": new.thread_id, "stamp": Jsonb(stamp)})
         return others
@@ -152,7 +169,7 @@ class Admissions:
             raise Missing(NO_PLACE)
         return row
 
-    async def _insert(self, conn: Connection, caller: Caller, new: NewRun) -> None:
+    async def _insert(self, conn: Connection, caller: Caller, new: NewRun, *, held: bool) -> None:
         await conn.execute(
             self._sql["insert"],
             {
@@ -170,10 +187,12 @@ class Admissions:
                 "after_seconds": new.after_seconds,
                 "webhook": new.webhook,
                 "priority": new.priority,
+                "on_pending": new.on_pending if new.answers is None else "discard",
+                "held": held,
             },
         )
 
-    async def _bind(self, conn: Connection, new: NewRun, answers: Answers) -> None:
+    async def _bind(self, conn: Connection, caller: Caller, new: NewRun, answers: Answers) -> None:
         params = {
             "thread_id": new.thread_id,
             "run_id": new.run_id,
@@ -183,6 +202,10 @@ class Admissions:
         bound = await (await conn.execute(self._sql["bind_answers"], params)).fetchall()
         if len(bound) < len(answers.keys):
             raise Conflict("This question is already being answered by another run.")
+        if new.expiring is not None:
+            await approvals.expire(conn, new.expiring, new.run_id, by=caller.owner)
+        else:
+            await approvals.bind(conn, new.thread_id, new.run_id, answers.values, by=caller.owner)
 
 
 async def _before(conn: Connection, caller: Caller, key: Key | None, new: Sequence[NewRun]) -> Made | None:

@@ -14,7 +14,7 @@ from uuid import UUID
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from holdfast.db import webhooks
+from holdfast.db import approvals, webhooks
 from holdfast.db.pool import Connection
 from holdfast.db.scope import scoped
 from holdfast.db.sql import statements
@@ -58,6 +58,7 @@ async def stop(conn: Connection, run_ids: Sequence[UUID], action: CancelAction) 
     logged = []
     if over:
         await conn.execute(verbs["release_answers"], {"run_ids": over, "still_asked": None})
+        await approvals.release(conn, over, None)
         logged = await _log(conn, over)
     if over and action == "rollback":
         await conn.execute(verbs["erase"], {"run_ids": over})

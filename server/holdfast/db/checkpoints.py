@@ -20,6 +20,7 @@ there.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -85,6 +86,13 @@ class FencedSaver(AsyncPostgresSaver):
         self._own_checkpoints: set[str] = set()
         # A request can be sent again, a run cannot.
         self._patience = SAVE_RETRY_SECONDS if self._is_run else REPEAT_SECONDS
+        self._saving = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def quiet(self) -> None:
+        """Wait until nothing is being saved: a graph that is cancelled more than once leaves its saves behind."""
+        await self._idle.wait()
 
     @asynccontextmanager
     async def _cursor(self, *, pipeline: bool = False) -> AsyncIterator[AsyncCursor[DictRow]]:
@@ -232,7 +240,15 @@ class FencedSaver(AsyncPostgresSaver):
                 row = await (await conn.execute(query, params)).fetchone()
                 return int(row["saved"]) if row else 0
 
-        if not await self._database.retrying(write, for_seconds=self._patience):
+        self._saving += 1
+        self._idle.clear()
+        try:
+            saved = await self._database.retrying(write, for_seconds=self._patience)
+        finally:
+            self._saving -= 1
+            if not self._saving:
+                self._idle.set()
+        if not saved:
             raise FenceLost(f"{self._fence.kind} {self._fence.id}: token {self._fence.token} is no longer valid")
 
 

@@ -17,7 +17,7 @@ from psycopg import IntegrityError
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from holdfast.db import cancelling, threads, webhooks
+from holdfast.db import approvals, cancelling, threads, webhooks
 from holdfast.db.cancelling import CancelAction, Cancelled
 from holdfast.db.checkpoints import SAVE_RETRY_SECONDS, Fence
 from holdfast.db.erasing import erase_or_leave
@@ -25,6 +25,7 @@ from holdfast.db.pool import Connection, Database, persistent, repeated
 from holdfast.db.scope import scoped
 from holdfast.db.sql import statements
 from holdfast.errors import Conflict, DatabaseError, FenceLost, Missing
+from holdfast.rules.approval import Policies
 from holdfast.rules.caller import Caller
 from holdfast.rules.command import Questions
 from holdfast.rules.recovery import SUSPECT_AFTER
@@ -61,6 +62,8 @@ class Claimed:
     claimed_at: float
     webhook: str | None = None
     created_at: Any = None
+    asks: bool = False
+    """Whether its thread asked something when it was claimed."""
 
     @property
     def fence(self) -> Fence:
@@ -95,6 +98,10 @@ class RunEnd:
     values: bytes | None = None
     keep_interrupted: bool = False
     """An ephemeral thread stays if it asks something."""
+    apart: bool = False
+    """It never touched its thread, which stays as it was."""
+    unread: frozenset[str] = frozenset()
+    """The questions that it was to answer and found gone."""
 
     @property
     def keeps_thread(self) -> bool:
@@ -104,8 +111,9 @@ class RunEnd:
 class Runs:
     """The repository of runs. What a client may ask takes the caller; what a worker does takes its claim."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, policies: Policies | None = None) -> None:
         self._database = database
+        self._policies = policies or Policies()
         self._sql = statements("runs")
         self._served = ""
 
@@ -350,9 +358,9 @@ class Runs:
         thread = {"thread_id": run.thread_id}
         mine = {"run_id": run.run_id, "token": run.fencing_token, "status": end.status}
         async with self._database.transaction("worker") as conn:
-            await conn.execute(statements("threads")["hold"], thread)
-            error = Jsonb(end.error) if end.error else None
-            if await self._one(conn, "end", {**mine, "error": error, **_last_block(run, end)}) is None:
+            held = await (await conn.execute(statements("threads")["hold"], thread)).fetchone()
+            told = {"error": Jsonb(end.error) if end.error else None, **_last_block(run, end)}
+            if await self._one(conn, "end", {**mine, **told}) is None:
                 # A commit whose answer was lost with its connection has happened all the same.
                 if await self._one(conn, "ended_by", mine) is not None:
                     return
@@ -362,12 +370,26 @@ class Runs:
             if end.rollback:
                 await self._take_back(conn, run)
             if end.outcome is None:
-                failed = bool(end.error) and not end.rollback
-                await cancelling.rest(conn, [run.thread_id], end.error, failed=failed, event_seq=end.event_seq)
+                await self._release(conn, run)
+                failed = bool(end.error) and not end.rollback and not end.apart
+                error = None if end.apart else end.error
+                await cancelling.rest(conn, [run.thread_id], error, failed=failed, event_seq=end.event_seq)
             else:
+                if end.outcome.interrupts or (held is not None and held["asks"]):
+                    await self._settle_approvals(conn, run, end, end.outcome)
                 await self._settle(conn, run, end.outcome, end.event_seq)
             if run.ephemeral and not end.keeps_thread:
                 await conn.execute(statements("threads")["hide"], {"thread_ids": [run.thread_id]})
+
+    async def _release(self, conn: Connection, run: Claimed) -> None:
+        # What the run was to answer is asked still, as far as anybody can tell; if not, the next answer finds out.
+        await conn.execute(self._sql["release_answers"], {"run_ids": [run.run_id], "still_asked": None})
+        await approvals.release(conn, [run.run_id], None)
+
+    async def _settle_approvals(self, conn: Connection, run: Claimed, end: RunEnd, outcome: threads.Outcome) -> None:
+        deadline = self._policies.of(run.graph_id).deadline
+        change = approvals.Change(run.run_id, run.owner, end.unread, deadline)
+        await approvals.settle(conn, run.thread_id, outcome.interrupts, outcome.checkpoint_id, change)
 
     async def _settle(self, conn: Connection, run: Claimed, outcome: threads.Outcome, event_seq: int) -> None:
         asked = Questions(

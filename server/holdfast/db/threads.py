@@ -10,7 +10,7 @@ from uuid import UUID
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from holdfast.db import idempotency
+from holdfast.db import approvals, idempotency
 from holdfast.db.erasing import erase
 from holdfast.db.idempotency import Key, Made
 from holdfast.db.pool import Connection, Database, repeated
@@ -195,6 +195,7 @@ class Threads:
         *,
         frame: bytes | None = None,
         made: tuple[Caller, Key] | None = None,
+        by: str | None = None,
     ) -> Made | None:
         """Publish a state update on the thread row.
 
@@ -202,6 +203,7 @@ class Threads:
             frame: what the thread's log says of it, if anything.
             made: the request that makes this thread and its key; what the key stands for is returned, and nothing
                 published, if it was carried out meanwhile.
+            by: whose update it is, for the questions that it makes go.
 
         Raises:
             Conflict: a run or another update came in between.
@@ -210,8 +212,11 @@ class Threads:
             if made is not None and (before := await idempotency.claim(conn, *made, Made([thread_id]))):
                 return before
             held = await conn.execute(self._sql["end_edit"], {"thread_id": thread_id, "token": token})
-            if await held.fetchone() is None:
+            if (row := await held.fetchone()) is None:
                 raise Conflict("The thread was changed while its state was being updated.")
+            if row["asks"] or outcome.interrupts:
+                change = approvals.Change(None, by)
+                await approvals.settle(conn, thread_id, outcome.interrupts, outcome.checkpoint_id, change)
             await settle(conn, thread_id, outcome)
             if frame is not None:
                 await conn.execute(statements("events")["say"], {"thread_id": thread_id, "frame": frame})

@@ -37,6 +37,10 @@ _ADDRESS = frozenset({"thread_id", "checkpoint_id", "checkpoint_ns", "checkpoint
 """Configurable keys that say where a run takes place, not how: no part of a context."""
 
 
+_IDENTITY = frozenset({"run_id", "graph_id", "assistant_id", "user_id", "cron_id"})
+"""Configurable keys that the server sets for every run."""
+
+
 def unreserved(given: Json) -> dict[str, Any]:
     """Configurable values or a context, without the keys that only the server sets."""
     return {key: value for key, value in given.items() if not _is_reserved(key)}
@@ -58,6 +62,12 @@ def mirrored(configurable: Json | None, context: Json | None) -> tuple[dict[str,
     if settings and context:
         raise BadRequest("Cannot specify both configurable and context. Prefer setting context alone.")
     return {**_without_address(context), **configurable}, context or settings
+
+
+def settings_of(config: Json) -> dict[str, Any]:
+    """What a run was told about how to work, so that another one can be told the same."""
+    configurable = unreserved(config.get("configurable") or {})
+    return {key: value for key, value in configurable.items() if key not in _ADDRESS and key not in _IDENTITY}
 
 
 def merged_config(assistant: Json, thread: Json, request: Json, configurable: Json, server: Json) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from pydantic import (
 
 from holdfast.errors import Invalid
 from holdfast.rules.admission import Strategy
+from holdfast.rules.approval import OnPending
 from holdfast.rules.run import RunStatus
 from holdfast.rules.thread import ThreadStatus
 from holdfast.wire import codec
@@ -96,8 +97,9 @@ class RunCreate(BaseModel):
     Among those are `langsmith_tracer` (nothing is sent to LangSmith) and `strict_resume` (an answer that is not for a
     pending question is refused in any case). `feedback_keys` are kept with the run; without LangSmith there is nobody
     to sign URLs for them, so no `feedback` event comes. Ours are `if_thread_status`, the statuses that the thread may
-    be in when the run is admitted, and `priority`: among the waiting runs of its owner the run counts as so many
-    minutes older.
+    be in when the run is admitted; `on_pending_interrupt`, what becomes of new input while the thread waits for an
+    answer, which can only be stricter than the graph's own policy; and `priority`: among the waiting runs of its owner
+    the run counts as so many minutes older.
     """
 
     model_config = ConfigDict(
@@ -130,6 +132,7 @@ class RunCreate(BaseModel):
     feedback_keys: list[str] | None = None
     multitask_strategy: Strategy = "enqueue"
     if_thread_status: Annotated[list[ThreadStatus], BeforeValidator(_listed), Field(min_length=1)] | None = None
+    on_pending_interrupt: OnPending = "discard"
     if_not_exists: Literal["create", "reject"] = "reject"
     after_seconds: Annotated[float, Field(ge=0, le=31_536_000)] | None = None
     durability: Durability | None = None
@@ -140,7 +143,14 @@ class RunCreate(BaseModel):
     priority: Annotated[int, Field(ge=-MOST_PRIORITY, le=MOST_PRIORITY)] = 0
 
     @field_validator(
-        "config", "metadata", "multitask_strategy", "on_disconnect", "if_not_exists", "priority", mode="before"
+        "config",
+        "metadata",
+        "multitask_strategy",
+        "on_pending_interrupt",
+        "on_disconnect",
+        "if_not_exists",
+        "priority",
+        mode="before",
     )
     @classmethod
     def _null_is_absent(cls, value: object, info: Any) -> object:
@@ -275,6 +285,8 @@ class RunKwargs:
     on_completion: OnCompletion | None
     user: Mapping[str, Any] | None
     """What authentication said about the caller; it may hold credentials, and no client sees it."""
+    on_pending_interrupt: OnPending | None
+    """What becomes of the run if its thread asks something; None: a resume, or nothing special."""
 
     @classmethod
     def load(cls, stored: bytes) -> RunKwargs:
@@ -310,6 +322,7 @@ def stored_kwargs(
     *,
     temporary: bool,
     user: Mapping[str, Any] | None,
+    on_pending: OnPending = "discard",
 ) -> dict[str, Any]:
     """The `kwargs` of a run: the request with config merged and answers bound. `temporary`: its thread goes with it.
 
@@ -338,6 +351,7 @@ def stored_kwargs(
         "checkpoint": _start(body),
         "on_completion": body.on_completion,
         "user": user,
+        **({"on_pending_interrupt": on_pending} if on_pending != "discard" and answers is None else {}),
     }
 
 

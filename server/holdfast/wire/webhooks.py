@@ -38,11 +38,13 @@ _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 
 
 def delivery_body(row: Mapping[str, Any], *, sent_at: datetime, allowed: Sequence[str] | None) -> bytes:
-    """The run as it ended, when, and what came of it: `values`, or `error` if it failed.
+    """The run as it ended, when, and what came of it: `values`, or `error` if it failed; or what else is to be told.
 
     Args:
         allowed: names of the fields to tell; None is all but the confidential ones.
     """
+    if row["body"] is not None:
+        return codec.dumps({key: value for key, value in codec.loads(row["body"]).items() if _may(key, allowed)})
     told: dict[str, Any] = run_view({**row, "kwargs": row["kwargs"] or b"null", "updated_at": row["ended_at"]})
     told["run_started_at"] = time(row["started_at"]) if row["started_at"] else None
     told["run_ended_at"] = time(row["ended_at"])

@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
@@ -35,7 +35,8 @@ from holdfast.db.pool import Database
 from holdfast.db.runs import Claimed, RunEnd, Runs
 from holdfast.db.threads import Outcome
 from holdfast.db.trees import Stores
-from holdfast.errors import DatabaseError, DatabaseUnavailable, FenceLost, HoldfastError, Unsaveable
+from holdfast.errors import Conflict, DatabaseError, DatabaseUnavailable, FenceLost, Unsaveable
+from holdfast.rules.admission import ASKS
 from holdfast.rules.caller import User, identity
 from holdfast.rules.recovery import Dispatch, Standing, recovery, still_pending
 from holdfast.rules.run import FAILED, RunStatus, StopReason
@@ -66,8 +67,12 @@ class Workshop:
     courier: Courier | None = None
 
 
-class LateAnswer(HoldfastError):
+class LateAnswer(Conflict):
     """The question that a queued answer was for went away before its turn came."""
+
+
+class QuestionPending(Conflict):
+    """New input that is not to disturb a question finds one when its turn comes."""
 
 
 class Execution:
@@ -81,7 +86,10 @@ class Execution:
         self._reason: StopReason | None = StopReason(run.cancel) if run.cancel else None
         self._graph_task: asyncio.Task[Outcome] | None = None
         self._modes = Modes(self._kwargs.stream_mode, subgraphs=self._kwargs.subgraphs)
+        self._saver = FencedSaver(shop.database, run.fence)
         self._last_checkpoint: Mapping[str, Any] | None = None
+        # A second attempt goes on with what the first one read.
+        self._read = frozenset(self._kwargs.answers or {}) if run.attempt > 1 else frozenset[str]()
         self._journal = Journal(
             run,
             runs=shop.runs,
@@ -145,6 +153,8 @@ class Execution:
                 f"The run was given up after it ended its worker {self.claim.crashes} times without getting on"
                 " (crash budget)."
             )
+        if self.claim.asks and self._kwargs.on_pending_interrupt == "reject":
+            return QuestionPending(f"{ASKS} One was asked before this input's turn came.")
         self._graph_task = exits.task(self._drive(), name=f"graph-{self.claim.run_id}")
         done, _ = await asyncio.wait([self._graph_task], timeout=self._shop.run_timeout)
         if not done:
@@ -181,6 +191,8 @@ class Execution:
         if status is not RunStatus.INTERRUPTED:
             logger.warning("run %s failed", self.claim.run_id, exc_info=error)
             self._journal.emit("error", codec.dumps(body))
+        if isinstance(error, QuestionPending):
+            return replace(await self._with_last_block(status, None, body), apart=True)
         failed = status is not RunStatus.INTERRUPTED and not isinstance(error, LateAnswer)
         return await self._with_last_block(status, await self._left_behind(body, failed=failed), body)
 
@@ -196,7 +208,17 @@ class Execution:
         block = await self._journal.close()
         values = result_json(outcome, None) if outcome is not None and self.claim.webhook is not None else None
         keep = self._kwargs.on_completion == "keep_interrupted"
-        return RunEnd(status, outcome, error, block, self._journal.last_seq, keep_interrupted=keep, values=values)
+        unread = frozenset(self._kwargs.answers or {}) - self._read
+        return RunEnd(
+            status,
+            outcome,
+            error,
+            block,
+            self._journal.last_seq,
+            keep_interrupted=keep,
+            values=values,
+            unread=unread,
+        )
 
     def _tell(self) -> None:
         if self.claim.webhook is not None and self._shop.courier is not None:
@@ -218,6 +240,7 @@ class Execution:
 
     async def _left_behind(self, error: Mapping[str, str], *, failed: bool) -> Outcome | None:
         """The thread's state after a run that broke off; None where it cannot be read."""
+        await self._saver.quiet()
         try:
             async with self._graph() as graph:
                 snapshot = await graph.aget_state(_latest(self.claim))
@@ -270,6 +293,7 @@ class Execution:
         snapshot = await graph.aget_state(_latest(self.claim))
         open_answers = still_pending(answers, pending_ids(snapshot)) if answers is not None else None
         if self.claim.attempt == 1:
+            self._read = frozenset(open_answers or {})
             if answers and not open_answers:
                 raise LateAnswer("The question was answered or dropped before this answer's turn came.")
             return Dispatch.ORIGINAL, self._kwargs.as_input(open_answers)
@@ -302,7 +326,7 @@ class Execution:
         return self._shop.graphs.open(
             self.claim.graph_id,
             config or self._config(),
-            checkpointer=FencedSaver(self._shop.database, self.claim.fence),
+            checkpointer=self._saver,
             store=self._shop.stores.of(self.claim.owner),
             context=self._kwargs.context,
             user=self._user,

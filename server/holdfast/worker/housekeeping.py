@@ -1,10 +1,12 @@
-"""The slow rounds: what has had its time goes (events, keys, webhooks, items, deleted threads), lost claims return."""
+"""The slow rounds: what has had its time goes (events, keys, webhooks, items, approvals, deleted threads), lost claims
+return."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 
+from holdfast.db.approvals import Approvals
 from holdfast.db.events import EventLog
 from holdfast.db.idempotency import IdempotencyKeys
 from holdfast.db.store import PooledStore
@@ -30,10 +32,12 @@ async def keep_house(
     events: EventLog,
     keys: IdempotencyKeys,
     deliveries: Deliveries,
+    approvals: Approvals,
     *,
     event_ttl: float,
+    keep_approvals: float | None = None,
 ) -> None:
-    """Go round until cancelled."""
+    """Go round until cancelled; `keep_approvals` are seconds, None is for ever."""
     while True:
         try:
             await worker.reconcile()
@@ -43,6 +47,9 @@ async def keep_house(
             while await deliveries.sweep(keep=SETTLED_KEEP_SECONDS, batch=BATCH) == BATCH:
                 continue
             while await events.expire(ttl=event_ttl, batch=BATCH) == BATCH:
+                continue
+            await approvals.withdraw()
+            while keep_approvals is not None and await approvals.sweep(keep=keep_approvals, batch=BATCH) == BATCH:
                 continue
             while await keys.sweep(batch=BATCH) == BATCH:
                 continue

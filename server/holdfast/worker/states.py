@@ -106,7 +106,7 @@ class States:
         written, snapshot = await self._apply(caller, config, fence, [[StateUpdate(values, as_node)]])
         said = codec.dumps({"state": thread_state(snapshot), "thread_id": str(thread_id)})
         frame = sse.frame("state_update", said, None)
-        await self._threads.end_edit(thread_id, token, outcome_of(snapshot), frame=frame)
+        await self._threads.end_edit(thread_id, token, outcome_of(snapshot), frame=frame, by=caller.owner)
         return written
 
     async def create(
@@ -135,7 +135,7 @@ class States:
         made = (caller, key) if key else None
         try:
             _, snapshot = await self._apply(caller, config, Fence("edit", thread_id, token), supersteps)
-            before = await self._threads.end_edit(thread_id, token, outcome_of(snapshot), made=made)
+            before = await self._threads.end_edit(thread_id, token, outcome_of(snapshot), made=made, by=caller.owner)
         except (Refusal, Unsaveable):
             await self._threads.discard(thread_id, token)
             raise
@@ -163,7 +163,7 @@ class States:
         config = _writing_config(thread_id, standing["metadata"], None)
         token = await self._threads.begin_edit(caller, thread_id)
         _, snapshot = await self._apply(caller, config, Fence("edit", thread_id, token), [])
-        await self._threads.end_edit(thread_id, token, outcome_of(snapshot))
+        await self._threads.end_edit(thread_id, token, outcome_of(snapshot), by=caller.owner)
 
     async def _apply(
         self, caller: Caller, config: RunnableConfig, fence: Fence, supersteps: Sequence[Sequence[StateUpdate]]

@@ -107,6 +107,52 @@ errand = (
 )
 
 
+class Interview(TypedDict):
+    stages: list[list[str]]
+    """Names of questions; those of one stage are asked at the same time."""
+    stage: int
+    pause: float
+    """Seconds that what was approved takes at most."""
+
+
+class Question(TypedDict):
+    name: str
+    pause: float
+
+
+def _next_stage(state: Interview) -> Interview:
+    return {"stage": state.get("stage", -1) + 1}
+
+
+def _questions(state: Interview) -> list[Send] | str:
+    if state["stage"] >= len(state["stages"]):
+        return END
+    return [Send("ask", {"name": name, "pause": state["pause"]}) for name in state["stages"][state["stage"]]]
+
+
+async def _ask(state: Question, config: RunnableConfig) -> None:
+    """Asks, and notes under which answer it then acts; the question knows its task, and so does an honest answer."""
+    task, configurable = config["metadata"]["langgraph_checkpoint_ns"], config["configurable"]
+    answer = interrupt({"name": state["name"], "task": task})
+    entry = {"thread": configurable["thread_id"], "run": configurable["run_id"], "task": task, "answer": answer}
+    if answer["verdict"] == "yes":
+        _log(entry, "started")
+        await asyncio.sleep(random.uniform(0, state["pause"]))
+        _log(entry, "finished")
+    else:
+        _log(entry, "declined")
+
+
+interview = (
+    StateGraph(Interview)
+    .add_node("next_stage", _next_stage)
+    .add_node("ask", _ask)
+    .add_edge(START, "next_stage")
+    .add_conditional_edges("next_stage", _questions, ["ask", END])
+    .add_edge("ask", "next_stage")
+)
+
+
 class Walk(TypedDict):
     count: int
     """How many steps."""

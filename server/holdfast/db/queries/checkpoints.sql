@@ -11,7 +11,7 @@ FOR SHARE
 SELECT FROM holdfast.threads t
 WHERE thread_id = %(fence_id)s AND edit_token = %(fence_token)s
   AND NOT EXISTS (SELECT FROM holdfast.runs r
-                  WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running'))
+                  WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running') AND NOT r.held)
 FOR SHARE
 
 -- name: put

@@ -32,6 +32,14 @@ WITH source AS (
         (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
     SELECT %(copy_id)s::text, w.checkpoint_ns, w.checkpoint_id, w.task_id, w.task_path, w.idx, w.channel, w.type, w.blob
     FROM source JOIN checkpoint_writes w ON w.thread_id = source.thread_id::text
+), copied_questions AS (
+    INSERT INTO holdfast.approvals (
+        approval_id, owner, metadata, thread_id, interrupt_id, task_id, checkpoint_id, graph_id, assistant_id, question,
+        asked_at, state)
+    SELECT gen_random_uuid(), %(owner)s, a.metadata, %(copy_id)s, a.interrupt_id, a.task_id, a.checkpoint_id, a.graph_id,
+           a.assistant_id, a.question, holdfast.now(), 'pending'
+    FROM source JOIN holdfast.approvals a USING (thread_id)
+    WHERE a.state IN ('pending', 'answering', 'expiring')
 )
 SELECT status = 'busy' AS was_busy FROM source
 

@@ -28,7 +28,7 @@ WITH quiet AS (
     FROM holdfast.threads t
     WHERE thread_id = ANY(%(thread_ids)s::uuid[]) AND ended_runs <> '{}'
       AND NOT EXISTS (SELECT FROM holdfast.runs r
-                      WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running'))
+                      WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running') AND NOT r.held)
 ), told AS (
     INSERT INTO holdfast.event_blocks
         (thread_id, first_seq, last_seq, first_in_run, frames, created_at, ended_runs)

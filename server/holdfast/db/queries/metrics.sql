@@ -4,7 +4,7 @@
 WITH pending AS (
     SELECT greatest(extract(epoch FROM holdfast.now() - r.available_at), 0)::float AS waited,
            r.available_at <= holdfast.now() AS is_due,
-           EXISTS (SELECT FROM holdfast.runs other
+           r.held OR EXISTS (SELECT FROM holdfast.runs other
                    WHERE other.thread_id = r.thread_id AND other.status IN ('pending', 'running')
                      AND (other.seq < r.seq OR other.status = 'running')) AS is_blocked
     FROM holdfast.runs r

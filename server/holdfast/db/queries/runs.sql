@@ -1,7 +1,7 @@
 -- Guards live in the WHERE clauses; a verb that changes no row was refused. `rules/run.py` is the same as a table.
 
 -- name: active
-SELECT run_id, thread_id, ephemeral
+SELECT run_id, thread_id, ephemeral, held
 FROM holdfast.runs
 WHERE thread_id = %(thread_id)s AND status IN ('pending', 'running')
 ORDER BY seq
@@ -9,12 +9,14 @@ ORDER BY seq
 -- name: insert
 INSERT INTO holdfast.runs (
     run_id, thread_id, owner, assistant_id, graph_id, status, metadata, kwargs, multitask_strategy,
-    resumable, logged, ephemeral, available_at, created_at, updated_at, webhook, priority)
+    resumable, logged, ephemeral, available_at, created_at, updated_at, webhook, priority,
+    on_pending_interrupt, held)
 VALUES (
     %(run_id)s, %(thread_id)s, %(owner)s, %(assistant_id)s, %(graph_id)s, 'pending', %(metadata)s, %(kwargs)s,
     %(multitask_strategy)s, %(resumable)s, %(logged)s, %(ephemeral)s,
     holdfast.now() + make_interval(secs => %(after_seconds)s),
-    holdfast.now() + make_interval(secs => %(after_seconds)s), holdfast.now(), %(webhook)s, %(priority)s)
+    holdfast.now() + make_interval(secs => %(after_seconds)s), holdfast.now(), %(webhook)s, %(priority)s,
+    %(on_pending)s, %(held)s)
 ON CONFLICT (run_id) DO NOTHING
 
 -- name: bind_answers
@@ -25,19 +27,42 @@ ON CONFLICT DO NOTHING
 RETURNING interrupt_id
 
 -- name: release_answers
--- Part of a run's end: from then on nothing of it can be rolled back.
-WITH settled AS (DELETE FROM holdfast.borrowed_writes WHERE run_id = ANY(%(run_ids)s::uuid[]))
-DELETE FROM holdfast.answers
-WHERE run_id = ANY(%(run_ids)s::uuid[])
-  AND (%(still_asked)s::text[] IS NULL OR interrupt_id = ANY(%(still_asked)s::text[]))
+-- Part of a run's end: from then on nothing of it can be rolled back. A task keeps an answer once it has read it, and would
+-- act on it in the place of the next one; so what a run read for a question that may be answered again is taken back.
+WITH settled AS (
+    DELETE FROM holdfast.borrowed_writes WHERE run_id = ANY(%(run_ids)s::uuid[])
+    RETURNING *
+), released AS (
+    DELETE FROM holdfast.answers
+    WHERE run_id = ANY(%(run_ids)s::uuid[])
+      AND (%(still_asked)s::text[] IS NULL OR interrupt_id = ANY(%(still_asked)s::text[]))
+    RETURNING thread_id, interrupt_id
+), read AS (
+    SELECT a.thread_id::text, s.checkpoint_ns, s.checkpoint_id, s.task_id, s.idx, s.old_type, s.old_blob
+    FROM released
+    JOIN holdfast.approvals a USING (thread_id, interrupt_id)
+    JOIN settled s ON s.task_id = a.task_id OR strpos(s.checkpoint_ns, a.task_id) > 0
+), gone AS (
+    DELETE FROM checkpoint_writes w
+    USING read
+    WHERE read.old_blob IS NULL AND w.channel = '__resume__'
+      AND (w.thread_id, w.checkpoint_ns, w.checkpoint_id, w.task_id, w.idx)
+        = (read.thread_id, read.checkpoint_ns, read.checkpoint_id, read.task_id, read.idx)
+)
+UPDATE checkpoint_writes w
+SET type = read.old_type, blob = read.old_blob
+FROM read
+WHERE read.old_blob IS NOT NULL AND w.channel = '__resume__'
+  AND (w.thread_id, w.checkpoint_ns, w.checkpoint_id, w.task_id, w.idx)
+    = (read.thread_id, read.checkpoint_ns, read.checkpoint_id, read.task_id, read.idx)
 
 -- name: may_start
--- Part of both claims: the run `r` is due, first of its thread, and its thread is free.
-r.status = 'pending' AND r.available_at <= holdfast.now()
+-- Part of both claims: the run `r` is due, waits for no answer, is first of its thread, and its thread is free.
+r.status = 'pending' AND r.available_at <= holdfast.now() AND NOT r.held
       AND NOT EXISTS (
           SELECT FROM holdfast.runs earlier
           WHERE earlier.thread_id = r.thread_id AND earlier.seq < r.seq AND earlier.status IN ('pending', 'running')
-            AND earlier.available_at <= holdfast.now())
+            AND earlier.available_at <= holdfast.now() AND NOT earlier.held)
       AND NOT EXISTS (
           SELECT FROM holdfast.runs other
           WHERE other.thread_id = r.thread_id AND other.status = 'running')
@@ -58,6 +83,7 @@ claimed AS (
 )
 SELECT c.run_id, c.thread_id, c.owner, c.assistant_id, c.graph_id, c.metadata, c.kwargs, c.resumable, c.logged,
        c.ephemeral, c.attempt, c.crashes, c.command_saved, c.fencing_token, c.cancel, c.created_at, c.webhook,
+       t.interrupts <> '{}' AS asks,
        greatest(t.event_seq, (
            SELECT b.last_seq FROM holdfast.event_blocks b
            WHERE b.thread_id = t.thread_id
@@ -185,7 +211,7 @@ RETURNING run_id
 -- name: cancel_pending
 -- A pending run that ran before has checkpoints: a worker takes it up once more to end it properly (request_cancel).
 UPDATE holdfast.runs
-SET status = 'interrupted', cancel = %(action)s, updated_at = holdfast.now()
+SET status = 'interrupted', held = false, cancel = %(action)s, updated_at = holdfast.now()
 WHERE run_id = ANY(%(run_ids)s::uuid[]) AND status = 'pending' AND attempt = 0
 RETURNING run_id, webhook
 

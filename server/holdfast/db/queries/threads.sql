@@ -29,7 +29,7 @@ WHERE thread_id = %(thread_id)s AND %%SEES(t)%% AND deleted_at IS NULL
 FOR NO KEY UPDATE
 
 -- name: hold
-SELECT FROM holdfast.threads WHERE thread_id = %(thread_id)s FOR NO KEY UPDATE
+SELECT interrupts <> '{}' AS asks FROM holdfast.threads WHERE thread_id = %(thread_id)s FOR NO KEY UPDATE
 
 -- name: standing
 SELECT status, metadata, config, interrupts, unfinished, checkpoint_id
@@ -50,13 +50,18 @@ FROM holdfast.threads t
 WHERE thread_id = %(thread_id)s AND %%SEES(t)%%
 
 -- name: patch
-UPDATE holdfast.threads t
-SET metadata = metadata || %(metadata)s,
-    ttl = coalesce(make_interval(secs => %(ttl_seconds)s), ttl),
-    ttl_strategy = coalesce(%(ttl_strategy)s, ttl_strategy),
-    updated_at = holdfast.now()
-WHERE thread_id = %(thread_id)s AND %%SEES(t)%% AND deleted_at IS NULL
-RETURNING thread_id
+WITH patched AS (
+    UPDATE holdfast.threads t
+    SET metadata = metadata || %(metadata)s,
+        ttl = coalesce(make_interval(secs => %(ttl_seconds)s), ttl),
+        ttl_strategy = coalesce(%(ttl_strategy)s, ttl_strategy),
+        updated_at = holdfast.now()
+    WHERE thread_id = %(thread_id)s AND %%SEES(t)%% AND deleted_at IS NULL
+    RETURNING thread_id, metadata
+), approvals AS (
+    UPDATE holdfast.approvals a SET metadata = patched.metadata FROM patched WHERE a.thread_id = patched.thread_id
+)
+SELECT thread_id FROM patched
 
 -- name: delete
 WITH gone AS (
@@ -66,6 +71,11 @@ WITH gone AS (
     RETURNING thread_id
 ), crons AS (
     DELETE FROM holdfast.crons c USING gone WHERE c.thread_id = gone.thread_id
+), withdrawn AS (
+    UPDATE holdfast.approvals a
+    SET state = 'withdrawn', decided_at = holdfast.now(), decided_by = %(owner)s, decided_run_id = NULL, answer = NULL
+    FROM gone
+    WHERE a.thread_id = gone.thread_id AND a.state IN ('pending', 'answering', 'expiring')
 )
 SELECT thread_id FROM gone
 
@@ -96,7 +106,7 @@ WHERE thread_id = %(thread_id)s
 UPDATE holdfast.threads
 SET status = CASE
         WHEN EXISTS (SELECT FROM holdfast.runs r
-                     WHERE r.thread_id = %(thread_id)s AND r.status IN ('pending', 'running')) THEN 'busy'
+                     WHERE r.thread_id = %(thread_id)s AND r.status IN ('pending', 'running') AND NOT r.held) THEN 'busy'
         ELSE %(resting)s END,
     error = %(error)s,
     interrupts = %(interrupts)s,
@@ -114,7 +124,7 @@ WHERE thread_id = %(thread_id)s
 UPDATE holdfast.threads t
 SET status = CASE
         WHEN EXISTS (SELECT FROM holdfast.runs r
-                     WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running')) THEN 'busy'
+                     WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running') AND NOT r.held) THEN 'busy'
         WHEN %(error)s::jsonb IS NOT NULL AND %(failed)s THEN 'error'
         WHEN unfinished THEN 'interrupted'
         ELSE 'idle' END,
@@ -146,7 +156,7 @@ UPDATE holdfast.threads t
 SET edit_token = nextval('holdfast.fencing_token')
 WHERE thread_id = %(thread_id)s AND %%SEES(t)%% AND deleted_at IS NULL AND status <> 'busy'
   AND NOT EXISTS (SELECT FROM holdfast.runs r
-                  WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running'))
+                  WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running') AND NOT r.held)
 RETURNING edit_token
 
 -- name: end_edit
@@ -155,8 +165,8 @@ UPDATE holdfast.threads t
 SET deleted_at = NULL
 WHERE thread_id = %(thread_id)s AND edit_token = %(token)s
   AND NOT EXISTS (SELECT FROM holdfast.runs r
-                  WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running'))
-RETURNING thread_id
+                  WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running') AND NOT r.held)
+RETURNING interrupts <> '{}' AS asks
 
 -- name: sweep
 -- What is to be erased; from then on no draft comes to light. A CTE, because Postgres may execute a subquery in IN more than

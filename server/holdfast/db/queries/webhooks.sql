@@ -28,7 +28,7 @@ RETURNING d.*, holdfast.now() AS sent_at
 -- name: deliver
 -- Whichever try got through: there is nothing left to tell.
 UPDATE holdfast.deliveries
-SET state = 'delivered', sender = NULL, last_error = NULL, values = NULL, kwargs = NULL, settled_at = holdfast.now()
+SET state = 'delivered', sender = NULL, last_error = NULL, values = NULL, kwargs = NULL, body = NULL, settled_at = holdfast.now()
 WHERE delivery_id = %(delivery_id)s AND state = 'waiting'
 
 -- name: postpone
