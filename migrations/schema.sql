@@ -301,3 +301,13 @@ CREATE TABLE holdfast.storage_report (
 );
 COMMENT ON COLUMN holdfast.storage_report.report IS
     'threads, bytes, how many threads have up to so many bytes, and the largest: {thread_id, bytes}';
+
+-- What a graph was made of, by the fingerprint that stands in the metadata of its checkpoints.
+CREATE TABLE holdfast.graph_revisions (
+    graph_id text NOT NULL,
+    revision text NOT NULL,
+    nodes jsonb NOT NULL,
+    channels jsonb NOT NULL,
+    first_seen timestamptz NOT NULL,
+    PRIMARY KEY (graph_id, revision)
+);

@@ -19,8 +19,8 @@ there.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
@@ -33,6 +33,7 @@ from langgraph.checkpoint.base import (
     CheckpointMetadata,
     CheckpointTuple,
     DeltaChannelHistory,
+    get_checkpoint_id,
     get_serializable_checkpoint_metadata,
 )
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
@@ -44,7 +45,7 @@ from psycopg.types.json import Jsonb
 from holdfast.db.pool import PERSISTENT_SECONDS, REPEAT_SECONDS, Database
 from holdfast.db.serde import StateSerializer
 from holdfast.db.sql import statements
-from holdfast.errors import FenceLost
+from holdfast.errors import FenceLost, Unreadable
 
 NULL_TASK_ID = "00000000-0000-0000-0000-000000000000"
 """LangGraph's task id for writes that belong to no task: a command's update and goto."""
@@ -73,6 +74,7 @@ class FencedSaver(AsyncPostgresSaver):
         FenceLost: from every write, once a newer claim exists.
         DatabaseUnavailable: when the database stays away, for a run for `SAVE_RETRY_SECONDS`.
         Unsaveable: when Postgres refuses the value itself.
+        Unreadable: from every read, where a stored value cannot be had back; names channel and checkpoint.
     """
 
     def __init__(self, database: Database, fence: Fence | None = None) -> None:
@@ -82,6 +84,8 @@ class FencedSaver(AsyncPostgresSaver):
         self._own_checkpoints: set[str] = set()
         # A request can be sent again, a run cannot.
         self._patience = SAVE_RETRY_SECONDS if self._is_run else REPEAT_SECONDS
+        self.graph_revision: str | None = None
+        """The fingerprint of the graph that writes here, kept with every checkpoint."""
 
     @asynccontextmanager
     async def _cursor(self, *, pipeline: bool = False) -> AsyncIterator[AsyncCursor[DictRow]]:
@@ -114,7 +118,32 @@ class FencedSaver(AsyncPostgresSaver):
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
         read = super().aget_delta_channel_history
-        return await self._database.retrying(lambda: read(config=config, channels=channels), for_seconds=self._patience)
+        with _reading(f"{_quoted(channels)} before checkpoint {get_checkpoint_id(config)}"):
+            return await self._database.retrying(
+                lambda: read(config=config, channels=channels), for_seconds=self._patience
+            )
+
+    async def _load_checkpoint_tuple(self, value: DictRow) -> CheckpointTuple:
+        with _reading(f"checkpoint {value['checkpoint_id']}"):
+            return await super()._load_checkpoint_tuple(value)
+
+    def _load_blobs(self, blob_values: list[tuple[bytes, bytes, bytes]]) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for blob in blob_values or ():
+            with _reading(f"channel '{blob[0].decode()}'"):
+                values |= super()._load_blobs([blob])
+        return values
+
+    def _load_writes(
+        self, writes: list[tuple[bytes, bytes, bytes, bytes, bytes, bytes]] | None
+    ) -> list[tuple[str, str, Any]]:
+        try:
+            return super()._load_writes(writes)
+        except Unreadable:
+            for write in writes or ():
+                with _reading(f"a write to channel '{write[1].decode()}'"):
+                    super()._load_writes([write])
+            raise
 
     async def aput(
         self,
@@ -125,6 +154,9 @@ class FencedSaver(AsyncPostgresSaver):
     ) -> RunnableConfig:
         configurable = config["configurable"]
         inline, blobs = _split(checkpoint["channel_values"])
+        labels: dict[str, Any] = {**get_serializable_checkpoint_metadata(config, metadata)}
+        if self.graph_revision is not None:
+            labels["graph_revision"] = self.graph_revision
         rows = self._dump_blobs(
             configurable["thread_id"],
             configurable["checkpoint_ns"],
@@ -145,7 +177,7 @@ class FencedSaver(AsyncPostgresSaver):
                 "types": [row[4] for row in rows],
                 "blobs": [row[5] for row in rows],
                 "checkpoint": Jsonb({**checkpoint, "channel_values": inline}),
-                "metadata": Jsonb(_plain(get_serializable_checkpoint_metadata(config, metadata))),
+                "metadata": Jsonb(_plain(labels)),
             },
         )
         return {
@@ -213,6 +245,19 @@ class FencedSaver(AsyncPostgresSaver):
 
         if not await self._database.retrying(write, for_seconds=self._patience):
             raise FenceLost(f"{self._fence.kind} {self._fence.id}: token {self._fence.token} is no longer valid")
+
+
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Says where an unreadable value stands."""
+    try:
+        yield
+    except Unreadable as unreadable:
+        raise Unreadable(f"{what}: {unreadable}") from unreadable
+
+
+def _quoted(channels: Sequence[str]) -> str:
+    return f"channel {', '.join(map(repr, channels))}"
 
 
 def _fenced(verb: str, kind: str) -> str:
