@@ -48,6 +48,7 @@ from holdfast.db.metrics import Sizes
 from holdfast.db.migrate import migrate
 from holdfast.db.pool import Database
 from holdfast.db.presence import wait_for
+from holdfast.db.revisions import Revisions
 from holdfast.db.runs import Runs
 from holdfast.db.store import PooledStore
 from holdfast.db.threads import Threads
@@ -159,6 +160,7 @@ class _Parts:
     crons: Crons
     deliveries: Deliveries
     assistants: Assistants
+    revisions: Revisions
     store: BaseStore
     stores: Stores
     pruner: Pruner
@@ -218,6 +220,9 @@ async def _parts(
     assistants = Assistants(database, graphs.ids())
     for graph_id in graphs.ids():
         await assistants.put_system(graph_id, graphs.name(graph_id), graphs.description(graph_id))
+    revisions = Revisions(database)
+    for graph_id, revision in graphs.revisions().items():
+        await revisions.record(graph_id, revision)
     return _Parts(
         project=project,
         settings=settings,
@@ -231,6 +236,7 @@ async def _parts(
         crons=Crons(database),
         deliveries=Deliveries(database),
         assistants=assistants,
+        revisions=revisions,
         store=store,
         stores=Stores(store, shared=project.sections.auth.path is not None),
         pruner=Pruner(database, threads, graphs, store, events),
@@ -293,8 +299,10 @@ def _workshop(parts: _Parts, courier: Courier | None) -> Workshop:
         parts.bell,
         parts.graphs,
         parts.stores,
+        parts.revisions,
         parts.settings.crash_budget,
         parts.settings.run_timeout_seconds,
+        parts.project.sections.healing.dangling_tool_calls,
         courier,
     )
 

@@ -153,6 +153,12 @@ class WebhooksSection(Section):
     allowed_fields: list[str] | None = None
 
 
+class HealingSection(Section):
+    """`healing`, which is ours: whether histories are repaired before new input (`worker/dangling.py`)."""
+
+    dangling_tool_calls: bool = True
+
+
 class Sections(BaseModel):
     """All of them."""
 
@@ -163,6 +169,7 @@ class Sections(BaseModel):
     auth: AuthSection = Field(default_factory=AuthSection)
     http: HttpSection = Field(default_factory=HttpSection)
     webhooks: WebhooksSection = Field(default_factory=WebhooksSection)
+    healing: HealingSection = Field(default_factory=HealingSection)
 
     @field_validator("*", mode="before")
     @classmethod

@@ -59,6 +59,10 @@ class Claimed:
     cancel: CancelAction | None
     event_seq: int
     claimed_at: float
+    torn: bool = False
+    """The thread rests in the middle of something, or after an error: its history may lack answers to tool calls."""
+    graph_revision: str | None = None
+    """The fingerprint of the graph that wrote the thread's state; None where there is none."""
     webhook: str | None = None
     created_at: Any = None
 
@@ -93,6 +97,8 @@ class RunEnd:
     """The last number that the run used."""
     rollback: bool = False
     values: bytes | None = None
+    undone: bool = False
+    """The run did nothing, and its thread rests as it did before."""
     keep_interrupted: bool = False
     """An ephemeral thread stays if it asks something."""
 
@@ -362,12 +368,18 @@ class Runs:
             if end.rollback:
                 await self._take_back(conn, run)
             if end.outcome is None:
-                failed = bool(end.error) and not end.rollback
-                await cancelling.rest(conn, [run.thread_id], end.error, failed=failed, event_seq=end.event_seq)
+                await self._leave(conn, run, end)
             else:
                 await self._settle(conn, run, end.outcome, end.event_seq)
             if run.ephemeral and not end.keeps_thread:
                 await conn.execute(statements("threads")["hide"], {"thread_ids": [run.thread_id]})
+
+    async def _leave(self, conn: Connection, run: Claimed, end: RunEnd) -> None:
+        """The thread's questions stay, and may be answered again: whoever does meets them in its state, or nothing."""
+        await conn.execute(self._sql["release_answers"], {"run_ids": [run.run_id], "still_asked": None})
+        quiet = end.rollback or end.undone
+        error = None if end.undone else end.error
+        await cancelling.rest(conn, [run.thread_id], error, failed=bool(error) and not quiet, event_seq=end.event_seq)
 
     async def _settle(self, conn: Connection, run: Claimed, outcome: threads.Outcome, event_seq: int) -> None:
         asked = Questions(

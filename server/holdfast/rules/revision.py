@@ -3,10 +3,10 @@
     the thread waits in a node that is gone            whoever goes on with it finds nothing to do: the question is lost
     a channel is gone                                  its value would be missing in the next checkpoint
     a channel's type no longer takes what it held      nodes would get what they do not expect
-    a delta channel became a plain one                 the stored writes are no longer put together: it would read empty
+    a delta channel became a plain one                 the stored writes would not be put together: it reads empty
 
-All of them stop who goes on with a thread: an answer, a continuation, a recovered run. New input leaves what was pending
-behind, as on any thread, and is stopped by the last one only.
+All of them stop who goes on with a thread: an answer, a continuation, a recovered run. New input leaves what was
+pending behind, as on any thread, and is stopped by the last one only.
 """
 
 from __future__ import annotations
@@ -35,22 +35,25 @@ class Revision:
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
-def lost(then: Revision | None, now: Revision) -> list[str]:
-    """What of a thread written under `then` the graph of `now` would silently read as empty."""
-    if then is None:
-        return []
-    changed = [name for name, kind in then.channels.items() if kind.startswith(DELTA) and name in now.channels]
+UNKNOWN = Revision((), {})
+"""Of a state that says nothing about the graph that wrote it."""
+
+
+def lost(then: Revision, now: Revision) -> list[str]:
+    """What of a state written under `then` the graph of `now` would silently read as empty."""
     return [
         f"channel '{name}' was a {DELTA} and is a {_kind(now.channels[name])} now"
-        for name in sorted(changed)
-        if _kind(now.channels[name]) != DELTA
+        for name, kind in sorted(then.channels.items())
+        if _kind(kind) == DELTA and _kind(now.channels.get(name, DELTA)) != DELTA
     ]
 
 
-def broken(then: Revision | None, now: Revision, waiting: Collection[str]) -> list[str]:
-    """What keeps a thread that waits in these nodes from going on; `then` is None where it is not known."""
+def broken(then: Revision, now: Revision, waiting: Collection[str]) -> list[str]:
+    """What keeps a thread that waits in these nodes from going on; nothing, where it waits in none."""
+    if not waiting:
+        return []
     findings = [f"node '{name}' is gone, and the thread waits in it" for name in sorted(set(waiting) - set(now.nodes))]
-    for name, kind in sorted(then.channels.items()) if then is not None else ():
+    for name, kind in sorted(then.channels.items()):
         if name not in now.channels:
             findings.append(f"channel '{name}' ({kind}) is gone")
         elif not _takes(now.channels[name], kind):

@@ -3,15 +3,15 @@
 Theory of operation. A run that breaks off inside a tool leaves a model's message whose calls have no ToolMessage, and
 providers refuse such a history for ever. Before new input goes on from there, every such call gets a ToolMessage of
 status "error" right behind the message that made it, saved as a checkpoint of its own (`source: update`,
-`repair: dangling_tool_calls`). A call whose tool had finished, but whose step had not, gets the result that the tool gave.
+`repair: dangling_tool_calls`). A call whose tool had finished, but whose step had not, gets the tool's own result.
 
-The checkpoint is written by a node that exists for this one update: it writes these channels and leads nowhere, so no edge
-of the project's is walked, and what was pending is left behind as new input would leave it. How a channel takes the
-answers is tried on a copy of it: appended if that gives the history that is wanted, otherwise the whole history anew. A
-channel that takes neither stays as it is.
+The checkpoint is written by a node that exists for this one update: it writes these channels and leads nowhere, so no
+edge of the project's is walked, and what was pending is left behind, as new input would leave it. How a channel takes
+the answers is tried on a copy of it: appended, if that gives the history that is wanted, otherwise the whole history
+anew. A channel that takes neither stays as it is.
 
-It carries no `run_id`: LangGraph would take it for the run's own and not apply the run's input (nor would `rules/recovery.py`).
-`repaired_for` names the run instead, so that a rollback takes it away.
+It carries no `run_id`: LangGraph would take it for the run's own and not apply the run's input, and so would
+`rules/recovery.py`. `repaired_for` names the run instead, so that a rollback takes it away.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import copy
 import logging
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
@@ -28,12 +29,13 @@ from langgraph.channels.base import BaseChannel
 from langgraph.pregel import Pregel
 from langgraph.pregel._read import PregelNode
 from langgraph.pregel._write import ChannelWrite, ChannelWriteTupleEntry
-from langgraph.types import Overwrite
+from langgraph.types import Overwrite, StateSnapshot
 
 logger = logging.getLogger(__name__)
 
 REPAIR = "dangling_tool_calls"
 ABANDONED = "This call got no result: the run that made it ended first. Whether it took effect is not known."
+DROPPED = "This call got no result: the conversation went on without an answer to its question."
 
 Graph = Pregel[Any, Any, Any, Any]
 _NODE = "holdfast:repair"
@@ -54,9 +56,10 @@ async def answer_dangling_calls(
         return None
     spared = set(_answered_by(given))
     results = {message.tool_call_id: message for task in snapshot.tasks for message in _tool_messages(task.result)}
+    text = DROPPED if _only_asks(snapshot) else ABANDONED
     updates: dict[str, Any] = {}
     for name, value in snapshot.values.items():
-        whole = answered(value, spared, results)
+        whole = answered(value, text, spared, results)
         if whole is not None and (update := _update(graph.channels.get(name), value, whole)) is not None:
             updates[name] = update
     if not updates:
@@ -67,10 +70,13 @@ async def answer_dangling_calls(
     return repaired
 
 
-def answered(value: Any, spared: Iterable[str] = (), results: Mapping[str, ToolMessage] | None = None) -> Any:
+def answered(
+    value: Any, text: str, spared: Iterable[str] = (), results: Mapping[str, ToolMessage] | None = None
+) -> list[Any] | None:
     """The history with every call answered right behind the message that made it; None if nothing is to be done.
 
-    An answer that stands further down is moved up. Calls in `spared` are left as they are.
+    An answer that stands further down is moved up. Calls in `spared` are left as they are; what stands in `results` is
+    the answer of its call, and `text` that of all others.
     """
     if not isinstance(value, list) or not any(isinstance(message, AIMessage) for message in value):
         return None
@@ -91,9 +97,16 @@ def answered(value: Any, spared: Iterable[str] = (), results: Mapping[str, ToolM
             later = _later_answer(value, place, call_id, moved)
             if later is not None:
                 moved.add(later)
-            whole.append(value[later] if later is not None else _answer(message, call_id, name, results or {}))
+                whole.append(value[later])
+            else:
+                whole.append((results or {}).get(call_id) or _answer(message, call_id, name, text))
             changed = True
     return whole if changed else None
+
+
+def _only_asks(snapshot: StateSnapshot) -> bool:
+    unfinished = [task for task in snapshot.tasks if task.result is None]
+    return bool(unfinished) and all(task.interrupts for task in unfinished)
 
 
 def _answers_behind(value: Sequence[Any], place: int) -> Iterator[int]:
@@ -120,12 +133,10 @@ def _later_answer(value: Sequence[Any], place: int, call_id: str, moved: set[int
     return None
 
 
-def _answer(message: AIMessage, call_id: str, name: str, results: Mapping[str, ToolMessage]) -> ToolMessage:
-    if call_id in results:
-        return results[call_id]
+def _answer(message: AIMessage, call_id: str, name: str, text: str) -> ToolMessage:
     # The same id for the same call: whoever repairs twice answers once.
     made = uuid.uuid5(uuid.NAMESPACE_OID, f"{message.id} {call_id}")
-    return ToolMessage(ABANDONED, tool_call_id=call_id, name=name, status="error", id=str(made))
+    return ToolMessage(text, tool_call_id=call_id, name=name, status="error", id=str(made))
 
 
 def _tool_messages(written: Any) -> Iterator[ToolMessage]:
@@ -152,13 +163,11 @@ def _update(channel: Any, value: list[Any], whole: list[Any]) -> Any:
         return None
     known = {id(message) for message in value}
     for update in ([message for message in whole if id(message) not in known], Overwrite(whole), whole):
-        try:
+        with suppress(Exception):  # the project's reducer may not know what it is given, and raise anything
             tried = channel.from_checkpoint(list(value))
             tried.update([update])
             if _told(tried.get()) == _told(whole):
                 return update
-        except Exception:  # noqa: BLE001 - the project's reducer may not know what it is given, and raise anything
-            continue
     logger.warning("channel %r does not take answers to its tool calls; it stays as it is", channel.key)
     return None
 
