@@ -42,6 +42,7 @@ from holdfast.db.copies import Copies
 from holdfast.db.crons import Crons
 from holdfast.db.embedded import EmbeddedPostgres
 from holdfast.db.events import EventLog
+from holdfast.db.healing import Healing
 from holdfast.db.idempotency import IdempotencyKeys
 from holdfast.db.liveness import Liveness, Reports
 from holdfast.db.metrics import Sizes
@@ -66,10 +67,11 @@ from holdfast.wire import sse
 from holdfast.wire.webhooks import custom_headers
 from holdfast.worker import exits
 from holdfast.worker.catalog import GraphCatalog
+from holdfast.worker.checkup import Checkup
 from holdfast.worker.crons import keep_time
 from holdfast.worker.execute import Workshop
 from holdfast.worker.graphs import Graphs
-from holdfast.worker.housekeeping import keep_house, sweep_store
+from holdfast.worker.housekeeping import heal, keep_house, sweep_store
 from holdfast.worker.isolation import Isolation
 from holdfast.worker.loop import Worker
 from holdfast.worker.measuring import measure_threads
@@ -259,6 +261,7 @@ async def _working(parts: _Parts, url: str, listen_url: str | None, stack: Async
         worker, parts.threads, parts.events, parts.keys, parts.deliveries, event_ttl=settings.event_ttl_seconds
     )
     tasks.start("housekeeping", house)
+    tasks.start("healing", heal(Healing(parts.database), parts.revisions, parts.graphs))
     tasks.start("measuring", measure_threads(Sizes(parts.database)))
     if courier is not None:
         tasks.start("webhooks", courier.run())
@@ -323,6 +326,7 @@ def _services(parts: _Parts, dispatcher: Dispatcher, gate: Gate) -> Services:
         bell=parts.bell,
         states=States(parts.database, parts.threads, parts.graphs, parts.stores),
         pruner=parts.pruner,
+        checkup=Checkup(parts.database, parts.threads, parts.graphs, parts.stores),
         stores=parts.stores,
         catalog=GraphCatalog(parts.graphs),
         dispatcher=dispatcher,

@@ -51,9 +51,19 @@ async def answer_dangling_calls(
         labels: the metadata of the checkpoint.
         given: the input that is about to be applied; what it answers itself is left to it.
     """
+    if not (updates := await repairing_updates(graph, at, given)):
+        return None
+    config: RunnableConfig = {"configurable": dict(at["configurable"]), "metadata": dict(labels)}
+    repaired = await _with_repair_node(graph).aupdate_state(config, updates, as_node=_NODE)
+    logger.info("thread %s: tool calls without an answer were answered", at["configurable"]["thread_id"])
+    return repaired
+
+
+async def repairing_updates(graph: Graph, at: RunnableConfig, given: Any = None) -> dict[str, Any]:
+    """What to write to which channel so that every tool call is answered; empty if all are."""
     snapshot = await graph.aget_state(at)
     if not isinstance(snapshot.values, Mapping):
-        return None
+        return {}
     spared = set(_answered_by(given))
     results = {message.tool_call_id: message for task in snapshot.tasks for message in _tool_messages(task.result)}
     text = DROPPED if _only_asks(snapshot) else ABANDONED
@@ -62,12 +72,7 @@ async def answer_dangling_calls(
         whole = answered(value, text, spared, results)
         if whole is not None and (update := _update(graph.channels.get(name), value, whole)) is not None:
             updates[name] = update
-    if not updates:
-        return None
-    config: RunnableConfig = {"configurable": dict(snapshot.config["configurable"]), "metadata": dict(labels)}
-    repaired = await _with_repair_node(graph).aupdate_state(config, updates, as_node=_NODE)
-    logger.info("thread %s: tool calls without an answer were answered", config["configurable"]["thread_id"])
-    return repaired
+    return updates
 
 
 def answered(
