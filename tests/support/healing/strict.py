@@ -1,7 +1,7 @@
 """Agents whose model refuses what providers refuse: calls of tools that nobody answered, answers that nobody asked for.
 
-What a human says decides: "two" calls two tools, of which one hangs, "one" a tool that hangs, "ask" one that asks first,
-"fail" one that raises; anything else is answered with what the history looks like.
+What a human says decides: "two" calls two tools, of which one hangs, "one" a tool that hangs, "ask" one that asks
+first, "fail" one that raises; anything else is answered with what the history looks like.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ def refuse_dangling(messages: Sequence[BaseMessage]) -> None:
     for message in messages:
         if isinstance(message, ToolMessage):
             if message.tool_call_id not in open_calls:
-                raise ValueError("messages with role 'tool' must be a response to a preceding message with 'tool_calls'")
+                raise ValueError(
+                    "messages with role 'tool' must be a response to a preceding message with 'tool_calls'"
+                )
             open_calls.discard(message.tool_call_id)
             continue
         if open_calls:
