@@ -27,7 +27,6 @@ REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
     ("POST", "/threads/search", {"limit": 1}),
     ("POST", "/threads/count", {}),
     ("POST", "/threads/prune", {"thread_ids": [UNKNOWN_ID]}),
-    ("POST", "/threads/{thread}/repair", {}),
     ("PATCH", "/threads/{thread}", {"metadata": {"a": 1}}),
     ("POST", "/threads/{thread}/state", {"values": {"log": ["told"]}, "as_node": "step"}),
     ("POST", "/threads/{thread}/state/checkpoint", {"checkpoint": {}}),

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import re
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
@@ -244,6 +246,17 @@ def no_thread() -> None:
     app._start_worker = start_on_the_loop
 
 
+def dies_after_repair() -> None:
+    """The process is gone as soon as a history has been repaired, before the input is applied."""
+    repair = execute.answer_dangling_calls
+
+    async def repair_and_die(*given: Any) -> Any:
+        if await repair(*given) is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    execute.answer_dangling_calls = repair_and_die
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "no-fence": no_fence,
     "no-binding": no_binding,
@@ -269,6 +282,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     "no-drain": no_drain,
     "no-reconcile": no_reconcile,
     "no-thread": no_thread,
+    "dies-after-repair": dies_after_repair,
 }
 
 

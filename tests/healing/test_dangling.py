@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.healing.conftest import STRICT
-from tests.support.server import Server, with_sections
+from tests.support.server import ROOT, Server, with_sections
 from tests.support.talk import get_thread, join, new_thread, run_status, start, until, until_running, wait
 
 GRAPHS = pytest.mark.parametrize("graph", ["added", "delta"])
@@ -169,8 +171,37 @@ def test_what_a_worker_left_when_it_was_killed_is_repaired(http: httpx.Client, t
     assert wait(http, thread, "delta", input=human("hello"))["messages"][-1]["content"] == "hath"
 
 
+def test_a_kill_between_the_repair_and_the_input_costs_neither(database_url: str) -> None:
+    dying = Server(database_url=database_url, config=STRICT, planted="dies-after-repair")
+    with dying as server, server.http(timeout=30) as http:
+        thread = new_thread(http)
+        cancelled_in_a_tool(http, thread, "delta")
+        with suppress(httpx.TransportError):
+            start(http, thread, "delta", input=human("hello"))
+        until(lambda: not server.is_up, "the server is gone")
+    with Server(database_url=database_url, config=STRICT) as server, server.http(timeout=30) as http:
+        (run, _) = http.get(f"/threads/{thread}/runs").json()
+        values = join(http, thread, run["run_id"])
+        assert [message["type"] for message in values["messages"]] == ["human", "ai", "tool", "human", "ai"]
+        assert len(repairs(http, thread)) == 1
+
+
+def test_the_reference_agent_is_left_with_a_whole_history(database_url: str, tmp_path: Path) -> None:
+    with (
+        Server(database_url=database_url, config=ROOT / "langgraph.json", OUTBOX_PATH=str(tmp_path / "box")) as server,
+        server.http(timeout=30) as http,
+    ):
+        thread = new_thread(http)
+        assert "__interrupt__" in wait(http, thread, "agent", input=human("send hello to Ada"))
+        values = wait(http, thread, "agent", input=human("what is 6 * 7"))
+        types = [message["type"] for message in values["messages"]]
+        assert types == ["human", "ai", "tool", "human", "ai", "tool", "ai"]
+        assert values["messages"][2]["status"] == "error"
+        assert len(repairs(http, thread)) == 1
+
+
 @pytest.mark.requirement("healing.dangling_off")
-def test_a_project_may_do_without(strict_url: str, tmp_path) -> None:
+def test_a_project_may_do_without(strict_url: str, tmp_path: Path) -> None:
     config = with_sections(STRICT, tmp_path, healing={"dangling_tool_calls": False})
     with Server(database_url=strict_url, config=config) as server, server.http(timeout=30) as http:
         thread = new_thread(http)

@@ -41,18 +41,19 @@ def stored(url: str, thread: str) -> list[Any]:
         ]
 
 
-@pytest.fixture(params=DAMAGES)
+@pytest.fixture
 def damaged(http: httpx.Client, strict_url: str, request: pytest.FixtureRequest) -> Iterator[str]:
     """A thread whose conversation has been damaged; nothing of it may change."""
     thread = new_thread(http)
     wait(http, thread, "added", input=human("hello"))
-    damage(strict_url, thread, request.param)
+    damage(strict_url, thread, getattr(request, "param", "cut off"))
     before = stored(strict_url, thread)
     yield thread
     assert stored(strict_url, thread) == before
 
 
 @pytest.mark.requirement("healing.unreadable_state")
+@pytest.mark.parametrize("damaged", DAMAGES, indirect=True)
 def test_readers_are_told_which_channel_of_which_checkpoint(http: httpx.Client, damaged: str) -> None:
     for answer in (
         http.get(f"/threads/{damaged}/state"),
@@ -74,6 +75,7 @@ async def test_the_sdk_raises(damaged: str, strict: Server) -> None:
 
 
 @pytest.mark.requirement("healing.unreadable_run")
+@pytest.mark.parametrize("damaged", ["cut off", "a message with damaged fields"], indirect=True)
 def test_a_run_fails_and_the_thread_says_why(http: httpx.Client, damaged: str) -> None:
     before = get_thread(http, damaged)
     run = start(http, damaged, "added", input=human("more"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 FindingKind = Literal[
     "busy_without_runs",
@@ -19,6 +19,8 @@ FindingKind = Literal[
 
 class ThreadRepair(BaseModel):
     """What `POST /threads/{thread_id}/repair` takes."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"dry_run": True}]})
 
     dry_run: bool = Field(False, description="Only look, change nothing")
 
