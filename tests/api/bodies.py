@@ -48,7 +48,6 @@ JSON_RPC = {("POST", "/mcp/"), ("POST", "/a2a/{assistant_id}")}
 """These refuse in their own way: see `tests/conformance/test_mcp.py` and `test_a2a_tasks.py`."""
 
 WRONG: dict[str, list[Any]] = {
-    "dry_run": ["perhaps", 5, {}],
     "metadata": [5, "text", [1]],
     "values": [5, "text"],
     "limit": ["many", 0, -1, 1.5, 10**30, [1]],
