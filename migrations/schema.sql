@@ -356,3 +356,13 @@ CREATE INDEX approvals_being_decided ON holdfast.approvals (decided_run_id) WHER
 CREATE INDEX approvals_due ON holdfast.approvals (due_at) WHERE state = 'pending' AND acted_at IS NULL AND problem IS NULL;
 CREATE INDEX approvals_to_sweep ON holdfast.approvals (decided_at)
     WHERE state IN ('answered', 'expired', 'discarded', 'withdrawn');
+
+-- What a graph was made of, by the fingerprint that stands in the metadata of its checkpoints.
+CREATE TABLE holdfast.graph_revisions (
+    graph_id text NOT NULL,
+    revision text NOT NULL,
+    nodes jsonb NOT NULL,
+    channels jsonb NOT NULL,
+    first_seen timestamptz NOT NULL,
+    PRIMARY KEY (graph_id, revision)
+);

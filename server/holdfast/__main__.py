@@ -27,6 +27,12 @@ Host = Annotated[str | None, typer.Option("--host", help="Address to listen on [
 Port = Annotated[int | None, typer.Option("--port", help="Port to listen on; 0 picks one [PORT].")]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Embedded Postgres lives here [HOLDFAST_DATA_DIR].")]
 DatabaseUrl = Annotated[str | None, typer.Option("--database-url", help="Use this Postgres instead [DATABASE_URL].")]
+ThreadsToRead = Annotated[int, typer.Option("--threads", min=0, help="Read so many threads' states, newest first.")]
+Every = Annotated[bool, typer.Option("--all", help="Read the state of every thread.")]
+OnlyGraphs = Annotated[
+    bool, typer.Option("--graphs", help="Read every thread that waits or runs: would this project's graphs break it?")
+]
+Fix = Annotated[bool, typer.Option("--fix", help="Mend what can be mended.")]
 Check = Annotated[bool, typer.Option("--check", help="Only say whether anything is pending: exit status 1 if so.")]
 
 OlderThan = Annotated[
@@ -84,12 +90,20 @@ def migrate(check: Check = False, data_dir: DataDir = None, database_url: Databa
 
 
 @cli.command()
-def doctor(config: Config = None, data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
-    """Say what this project and this environment look like to Holdfast."""
-    from holdfast.doctor import examined
+def doctor(
+    config: Config = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    threads: ThreadsToRead = 100,
+    every: Every = False,
+    graphs: OnlyGraphs = False,
+    fix: Fix = False,
+) -> None:
+    """Say what project, environment and threads look like to Holdfast. Exit status: what is wrong and not mended."""
+    from holdfast.doctor import Depth, examined
 
     settings = _settings(config=config, data_dir=data_dir, database_url=database_url)
-    _main(examined(settings))
+    _main(examined(settings, Depth(None if every else threads, graphs, fix)))
 
 
 @cli.command()

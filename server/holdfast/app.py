@@ -44,12 +44,14 @@ from holdfast.db.copies import Copies
 from holdfast.db.crons import Crons
 from holdfast.db.embedded import EmbeddedPostgres
 from holdfast.db.events import EventLog
+from holdfast.db.healing import Healing
 from holdfast.db.idempotency import IdempotencyKeys
 from holdfast.db.liveness import Liveness, Reports
 from holdfast.db.metrics import Sizes
 from holdfast.db.migrate import migrate
 from holdfast.db.pool import Database
 from holdfast.db.presence import wait_for
+from holdfast.db.revisions import Revisions
 from holdfast.db.runs import Runs
 from holdfast.db.store import PooledStore
 from holdfast.db.threads import Threads
@@ -69,10 +71,11 @@ from holdfast.wire.webhooks import custom_headers
 from holdfast.worker import exits
 from holdfast.worker.approvals import keep_deadlines
 from holdfast.worker.catalog import GraphCatalog
+from holdfast.worker.checkup import Checkup
 from holdfast.worker.crons import keep_time
 from holdfast.worker.execute import Workshop
 from holdfast.worker.graphs import Graphs
-from holdfast.worker.housekeeping import keep_house, sweep_store
+from holdfast.worker.housekeeping import heal, keep_house, sweep_store
 from holdfast.worker.isolation import Isolation
 from holdfast.worker.loop import Worker
 from holdfast.worker.measuring import measure_threads
@@ -165,6 +168,7 @@ class _Parts:
     policies: Policies
     deliveries: Deliveries
     assistants: Assistants
+    revisions: Revisions
     store: BaseStore
     stores: Stores
     pruner: Pruner
@@ -227,6 +231,9 @@ async def _parts(
     assistants = Assistants(database, graphs.ids())
     for graph_id in graphs.ids():
         await assistants.put_system(graph_id, graphs.name(graph_id), graphs.description(graph_id))
+    revisions = Revisions(database)
+    for graph_id, revision in graphs.revisions().items():
+        await revisions.record(graph_id, revision)
     return _Parts(
         project=project,
         settings=settings,
@@ -242,6 +249,7 @@ async def _parts(
         policies=policies,
         deliveries=Deliveries(database),
         assistants=assistants,
+        revisions=revisions,
         store=store,
         stores=Stores(store, shared=project.sections.auth.path is not None),
         pruner=Pruner(database, threads, graphs, store, events),
@@ -272,6 +280,7 @@ async def _working(parts: _Parts, url: str, listen_url: str | None, stack: Async
         keep_approvals=keep_days * 86_400 if keep_days else None,
     )
     tasks.start("housekeeping", house)
+    tasks.start("healing", heal(Healing(parts.database), parts.revisions, parts.graphs))
     tasks.start("measuring", measure_threads(Sizes(parts.database)))
     if courier is not None:
         tasks.start("webhooks", courier.run())
@@ -312,8 +321,10 @@ def _workshop(parts: _Parts, courier: Courier | None) -> Workshop:
         parts.bell,
         parts.graphs,
         parts.stores,
+        parts.revisions,
         parts.settings.crash_budget,
         parts.settings.run_timeout_seconds,
+        parts.project.sections.healing.dangling_tool_calls,
         courier,
     )
 
@@ -334,6 +345,7 @@ def _services(parts: _Parts, dispatcher: Dispatcher, gate: Gate) -> Services:
         bell=parts.bell,
         states=States(parts.database, parts.threads, parts.graphs, parts.stores),
         pruner=parts.pruner,
+        checkup=Checkup(parts.database, parts.threads, parts.graphs, parts.stores),
         stores=parts.stores,
         catalog=GraphCatalog(parts.graphs),
         dispatcher=dispatcher,

@@ -18,6 +18,8 @@
         ├── Forbidden               403 a valid credential that may not do this
         ├── Missing                 404 no such thing, or not the caller's
         ├── Conflict                409 the thread's state does not allow it
+        │   ├── Unreadable              a state whose bytes cannot be turned back into values
+        │   └── GraphChanged            the graph's code is no longer the one that the thread waits in
         └── TooLarge                413 body over the limit
 
 `api/problems.py` alone turns these into HTTP answers; driver errors become ours in `db/`.
@@ -100,6 +102,14 @@ class Missing(Refusal):
 
 class Conflict(Refusal):
     status = 409
+
+
+class Unreadable(Conflict):
+    """A stored value cannot be read; says which one. Nothing is overwritten, and nothing passes for empty."""
+
+
+class GraphChanged(Conflict):
+    """What a thread waits in is not in the graph any more; says what. The thread stays as it was."""
 
 
 class TooLarge(Refusal):

@@ -212,6 +212,12 @@ class ApprovalsSection(ApprovalPolicy):
         return Policies(default, own)
 
 
+class HealingSection(Section):
+    """`healing`, which is ours: whether histories are repaired before new input (`worker/dangling.py`)."""
+
+    dangling_tool_calls: bool = True
+
+
 class Sections(BaseModel):
     """All of them."""
 
@@ -223,6 +229,7 @@ class Sections(BaseModel):
     http: HttpSection = Field(default_factory=HttpSection)
     webhooks: WebhooksSection = Field(default_factory=WebhooksSection)
     approvals: ApprovalsSection = Field(default_factory=ApprovalsSection)
+    healing: HealingSection = Field(default_factory=HealingSection)
 
     @field_validator("*", mode="before")
     @classmethod

@@ -18,6 +18,7 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/threads/count"): {},
     ("POST", "/threads/prune"): {"thread_ids": []},
     ("PATCH", "/threads/{thread}"): {},
+    ("POST", "/threads/{thread}/repair"): {},
     ("POST", "/threads/{thread}/state"): {"values": {"log": [1]}},
     ("POST", "/threads/{thread}/state/checkpoint"): {"checkpoint": {}},
     ("POST", "/threads/{thread}/history"): {},

@@ -185,6 +185,7 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("PATCH", "/threads/{thread_id}"): {"metadata": {"stolen": True}},
     ("POST", "/threads/{thread_id}/state"): {"values": {"log": ["stolen"]}},
     ("POST", "/threads/{thread_id}/state/checkpoint"): {"checkpoint": {}},
+    ("POST", "/threads/{thread_id}/repair"): {},
     ("POST", "/threads/{thread_id}/history"): {},
     ("POST", "/threads/{thread_id}/runs"): {"assistant_id": "approve", "input": {}},
     ("POST", "/threads/{thread_id}/runs/stream"): {"assistant_id": "approve", "input": {}},

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import re
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -30,8 +32,8 @@ from holdfast.db import admission, checkpoints, commits, events, liveness, news,
 from holdfast.rules.run import StopReason
 from holdfast.worker import execute, exits, loop
 
-FAST_SECONDS = 3600
 Follow = Callable[..., AsyncIterator[Any]]
+FAST_SECONDS = 3600
 
 
 def no_fence() -> None:
@@ -290,6 +292,17 @@ def fast_clock() -> None:
     time.time_ns = lambda: now_ns() + FAST_SECONDS * 10**9
 
 
+def dies_after_repair() -> None:
+    """The process is gone as soon as a history has been repaired, before the input is applied."""
+    repair = execute.answer_dangling_calls
+
+    async def repair_and_die(*given: Any) -> Any:
+        if await repair(*given) is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    execute.answer_dangling_calls = repair_and_die
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "no-fence": no_fence,
     "no-binding": no_binding,
@@ -319,6 +332,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     "lost-terminal": lost_terminal,
     "clocks-rule": clocks_rule,
     "fast-clock": fast_clock,
+    "dies-after-repair": dies_after_repair,
 }
 
 if __name__ == "__main__":

@@ -113,6 +113,12 @@ class Pruner(Protocol):
     ) -> tuple[int, int]: ...
 
 
+class Checkup(Protocol):
+    """Finds and mends what is wrong with a thread (see `worker/checkup.py`)."""
+
+    async def repair(self, caller: Caller, thread_id: UUID, *, dry_run: bool) -> dict[str, Any]: ...
+
+
 class Catalog(Protocol):
     """Describes the project's graphs; `configurable` is for graphs that are made for each use."""
 
@@ -163,6 +169,7 @@ class Services:
     bell: Bell
     states: StateReader
     pruner: Pruner
+    checkup: Checkup
     catalog: Catalog
     stores: Stores
     dispatcher: Dispatcher

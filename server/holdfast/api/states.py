@@ -30,7 +30,7 @@ Select = Annotated[
 ]
 Subgraphs = Annotated[bool, Query(description="Show the states of subgraphs with their tasks")]
 
-STATE = docs(answers=ThreadState, refuses=(400, 404), partly=True)
+STATE = docs(answers=ThreadState, refuses=(400, 404, 409), partly=True)
 
 
 @router.get("/{thread_id}/state", summary="The latest state", **STATE)
@@ -62,7 +62,7 @@ async def update_state(thread_id: str, request: Request, with_: With, who: MayUp
 @router.post(
     "/{thread_id}/state/checkpoint",
     summary="The state at a checkpoint",
-    **docs(takes=StateAt, answers=ThreadState, refuses=(400, 404), partly=True),
+    **docs(takes=StateAt, answers=ThreadState, refuses=(400, 404, 409), partly=True),
 )
 async def state_at(thread_id: str, request: Request, with_: With, who: MayRead) -> Response:
     body = await read(request, StateAt)
@@ -85,7 +85,7 @@ async def state_of(
 @router.get(
     "/{thread_id}/history",
     summary="Past states, newest first",
-    **docs(answers=list[ThreadState], refuses=(400, 404), partly=True),
+    **docs(answers=list[ThreadState], refuses=(400, 404, 409), partly=True),
 )
 async def history(
     thread_id: str,
@@ -103,7 +103,7 @@ async def history(
 @router.post(
     "/{thread_id}/history",
     summary="Search past states",
-    **docs(takes=HistorySearch, answers=list[ThreadState], refuses=(400, 404), partly=True),
+    **docs(takes=HistorySearch, answers=list[ThreadState], refuses=(400, 404, 409), partly=True),
 )
 async def search_history(thread_id: str, request: Request, with_: With, who: MayRead) -> Response:
     body = await read(request, HistorySearch)

@@ -15,6 +15,7 @@ from holdfast.api.idempotency import replayed, request_key
 from holdfast.api.responses import Json
 from holdfast.db.threadsearch import Page, ThreadFilter
 from holdfast.rules.caller import Caller
+from holdfast.wire.healing import ThreadRepair, ThreadRepaired
 from holdfast.wire.pages import page_headers
 from holdfast.wire.threads import (
     Pruned,
@@ -152,6 +153,21 @@ async def delete(thread_id: str, with_: With, who: MayDelete) -> Response:
 async def copy(thread_id: str, with_: With, maker: MayCreate, who: MayRead) -> Response:
     copy_id = await with_.states.copy(who, uuid_of(thread_id, "thread"))
     return await _shown(with_, maker, copy_id)
+
+
+@router.post(
+    "/{thread_id}/repair",
+    summary="Find and mend what is wrong with a thread",
+    **docs(takes=ThreadRepair, answers=ThreadRepaired, refuses=(404, 409)),
+)
+async def repair(thread_id: str, request: Request, with_: With, who: MayUpdate) -> Response:
+    body = await read(request, ThreadRepair)
+    wanted = uuid_of(thread_id, "thread")
+    outcome = await with_.checkup.repair(who, wanted, dry_run=body.dry_run)
+    if outcome["repaired"]:
+        with_.events.grown(wanted)
+        with_.dispatcher.wake()
+    return Json(outcome)
 
 
 @router.get("/{thread_id}/storage", summary="What a thread takes up", **docs(answers=ThreadStorage, refuses=(404,)))

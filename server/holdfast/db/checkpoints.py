@@ -21,8 +21,8 @@ there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
@@ -48,7 +48,7 @@ from holdfast.db.checkpointids import come_after
 from holdfast.db.pool import PERSISTENT_SECONDS, REPEAT_SECONDS, Database
 from holdfast.db.serde import StateSerializer
 from holdfast.db.sql import statements
-from holdfast.errors import FenceLost
+from holdfast.errors import FenceLost, Unreadable
 
 NULL_TASK_ID = "00000000-0000-0000-0000-000000000000"
 """LangGraph's task id for writes that belong to no task: a command's update and goto."""
@@ -77,6 +77,7 @@ class FencedSaver(AsyncPostgresSaver):
         FenceLost: from every write, once a newer claim exists.
         DatabaseUnavailable: when the database stays away, for a run for `SAVE_RETRY_SECONDS`.
         Unsaveable: when Postgres refuses the value itself.
+        Unreadable: from every read, where a stored value cannot be had back; names channel and checkpoint.
     """
 
     def __init__(self, database: Database, fence: Fence | None = None) -> None:
@@ -89,6 +90,8 @@ class FencedSaver(AsyncPostgresSaver):
         self._saving = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self.graph_revision: str | None = None
+        """The fingerprint of the graph that writes here, kept with every checkpoint."""
 
     async def quiet(self) -> None:
         """Wait until nothing is being saved: a graph that is cancelled more than once leaves its saves behind."""
@@ -143,7 +146,32 @@ class FencedSaver(AsyncPostgresSaver):
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
         read = super().aget_delta_channel_history
-        return await self._database.retrying(lambda: read(config=config, channels=channels), for_seconds=self._patience)
+        with _reading(f"{_quoted(channels)} before checkpoint {get_checkpoint_id(config)}"):
+            return await self._database.retrying(
+                lambda: read(config=config, channels=channels), for_seconds=self._patience
+            )
+
+    async def _load_checkpoint_tuple(self, value: DictRow) -> CheckpointTuple:
+        with _reading(f"checkpoint {value['checkpoint_id']}"):
+            return await super()._load_checkpoint_tuple(value)
+
+    def _load_blobs(self, blob_values: list[tuple[bytes, bytes, bytes]]) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for blob in blob_values or ():
+            with _reading(f"channel '{blob[0].decode()}'"):
+                values |= super()._load_blobs([blob])
+        return values
+
+    def _load_writes(
+        self, writes: list[tuple[bytes, bytes, bytes, bytes, bytes, bytes]] | None
+    ) -> list[tuple[str, str, Any]]:
+        try:
+            return super()._load_writes(writes)
+        except Unreadable:
+            for write in writes or ():
+                with _reading(f"a write to channel '{write[1].decode()}'"):
+                    super()._load_writes([write])
+            raise
 
     async def aput(
         self,
@@ -154,6 +182,9 @@ class FencedSaver(AsyncPostgresSaver):
     ) -> RunnableConfig:
         configurable = config["configurable"]
         inline, blobs = _split(checkpoint["channel_values"])
+        labels: dict[str, Any] = {**get_serializable_checkpoint_metadata(config, metadata)}
+        if self.graph_revision is not None:
+            labels["graph_revision"] = self.graph_revision
         rows = self._dump_blobs(
             configurable["thread_id"],
             configurable["checkpoint_ns"],
@@ -174,7 +205,7 @@ class FencedSaver(AsyncPostgresSaver):
                 "types": [row[4] for row in rows],
                 "blobs": [row[5] for row in rows],
                 "checkpoint": Jsonb({**checkpoint, "channel_values": inline}),
-                "metadata": Jsonb(_plain(get_serializable_checkpoint_metadata(config, metadata))),
+                "metadata": Jsonb(_plain(labels)),
             },
         )
         return {
@@ -250,6 +281,19 @@ class FencedSaver(AsyncPostgresSaver):
                 self._idle.set()
         if not saved:
             raise FenceLost(f"{self._fence.kind} {self._fence.id}: token {self._fence.token} is no longer valid")
+
+
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Says where an unreadable value stands."""
+    try:
+        yield
+    except Unreadable as unreadable:
+        raise Unreadable(f"{what}: {unreadable}") from unreadable
+
+
+def _quoted(channels: Sequence[str]) -> str:
+    return f"channel {', '.join(map(repr, channels))}"
 
 
 def _fenced(verb: str, kind: str) -> str:

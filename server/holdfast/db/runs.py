@@ -60,6 +60,10 @@ class Claimed:
     cancel: CancelAction | None
     event_seq: int
     claimed_at: float
+    torn: bool = False
+    """The thread rests in the middle of something, or after an error: its history may lack answers to tool calls."""
+    graph_revision: str | None = None
+    """The fingerprint of the graph that wrote the thread's state; None where there is none."""
     webhook: str | None = None
     created_at: Any = None
     asks: bool = False
@@ -99,7 +103,7 @@ class RunEnd:
     keep_interrupted: bool = False
     """An ephemeral thread stays if it asks something."""
     apart: bool = False
-    """It never touched its thread, which stays as it was."""
+    """The run did nothing, and its thread rests as it did before."""
     unread: frozenset[str] = frozenset()
     """The questions that it was to answer and found gone."""
 
@@ -370,10 +374,7 @@ class Runs:
             if end.rollback:
                 await self._take_back(conn, run)
             if end.outcome is None:
-                await self._release(conn, run)
-                failed = bool(end.error) and not end.rollback and not end.apart
-                error = None if end.apart else end.error
-                await cancelling.rest(conn, [run.thread_id], error, failed=failed, event_seq=end.event_seq)
+                await self._leave(conn, run, end)
             else:
                 if end.outcome.interrupts or (held is not None and held["asks"]):
                     await self._settle_approvals(conn, run, end, end.outcome)
@@ -381,10 +382,13 @@ class Runs:
             if run.ephemeral and not end.keeps_thread:
                 await conn.execute(statements("threads")["hide"], {"thread_ids": [run.thread_id]})
 
-    async def _release(self, conn: Connection, run: Claimed) -> None:
+    async def _leave(self, conn: Connection, run: Claimed, end: RunEnd) -> None:
         # What the run was to answer is asked still, as far as anybody can tell; if not, the next answer finds out.
         await conn.execute(self._sql["release_answers"], {"run_ids": [run.run_id], "still_asked": None})
         await approvals.release(conn, [run.run_id], None)
+        error = None if end.apart else end.error
+        failed = bool(error) and not end.rollback
+        await cancelling.rest(conn, [run.thread_id], error, failed=failed, event_seq=end.event_seq)
 
     async def _settle_approvals(self, conn: Connection, run: Claimed, end: RunEnd, outcome: threads.Outcome) -> None:
         deadline = self._policies.of(run.graph_id).deadline

@@ -4,12 +4,17 @@ A conversation is read back message by message, and most of that time goes into 
 was written. LangChain's own message classes are therefore constructed without validation, from the very fields that
 their `model_dump` wrote; every other type takes LangGraph's way, allow-list included.
 
+What cannot be read is an error (`Unreadable`): LangGraph's own reader gives `None` for damaged bytes, and the stored
+fields where a class that the graph declares refuses them. A class that the graph does not declare stays plain data.
+
 msgpack ends at 64 bits. A value with a wider integer in it (a model's tool call may well hold one) is packed a second
 time, such integers as calls of `int`, which LangGraph's reading code knows how to make.
 """
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from typing import Any
 
 import ormsgpack
@@ -17,6 +22,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langgraph.checkpoint.serde.jsonplus import (
     EXT_CONSTRUCTOR_SINGLE_ARG,
     EXT_DELTA_SNAPSHOT,
+    EXT_NUMPY_ARRAY,
     EXT_PYDANTIC_V2,
     JsonPlusSerializer,
     _msgpack_default,
@@ -24,6 +30,8 @@ from langgraph.checkpoint.serde.jsonplus import (
 )
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from pydantic import BaseModel
+
+from holdfast.errors import Unreadable
 
 _MESSAGES: dict[tuple[str, str], type[BaseMessage]] = {
     (cls.__module__, cls.__name__): cls for cls in (AIMessage, HumanMessage, SystemMessage, ToolMessage)
@@ -46,19 +54,64 @@ class StateSerializer(JsonPlusSerializer):
             return "msgpack", _pack_widely(obj)
 
     def loads_typed(self, data: tuple[str, bytes]) -> Any:
-        kind, blob = data
-        if kind != "msgpack":
-            return super().loads_typed(data)
-        return ormsgpack.unpackb(blob, ext_hook=self._read, option=ormsgpack.OPT_NON_STR_KEYS)
+        """The value.
 
-    def _read(self, code: int, blob: bytes) -> Any:
+        Raises:
+            Unreadable: the bytes are damaged, of a kind that is not known, or of a class that no longer takes them.
+        """
+        kind, blob = data
+        failures: list[Exception] = []  # ormsgpack tells that a hook failed, not how
+
+        def read(code: int, blob: bytes) -> Any:
+            try:
+                return self._read(code, blob, read)
+            except Exception as error:
+                failures.append(error)
+                raise
+
+        try:
+            return _unpack(blob, read) if kind == "msgpack" else super().loads_typed(data)
+        except Exception as error:  # damaged bytes and the project's own classes raise anything
+            reason = failures[0] if failures else error
+            known = isinstance(reason, Unreadable)
+            raise Unreadable(str(reason) if known else f"{type(reason).__name__}: {reason}") from error
+
+    def _read(self, code: int, blob: bytes, read: Callable[[int, bytes], Any]) -> Any:
+        if code == EXT_DELTA_SNAPSHOT:
+            return _DeltaSnapshot(_unpack(blob, read))
         if code == EXT_PYDANTIC_V2:
-            module, name, fields, *_ = ormsgpack.unpackb(
-                blob, ext_hook=self._unpack_ext_hook, option=ormsgpack.OPT_NON_STR_KEYS
-            )
+            module, name, fields, *_ = _unpack(blob, read)
             if (cls := _MESSAGES.get((module, name))) is not None:
                 return cls.model_construct(**fields)
-        return self._unpack_ext_hook(code, blob)
+        named = _named(code, blob)
+        value = self._unpack_ext_hook(code, blob)
+        if named is not None and self._declares(named):
+            cls = getattr(importlib.import_module(named[0]), named[1])
+            if isinstance(cls, type) and not isinstance(value, cls):
+                raise Unreadable(f"{'.'.join(named)} does not take what is stored of it")
+        return value
+
+    def _declares(self, named: tuple[str, str]) -> bool:
+        allowed = self._allowed_msgpack_modules
+        return isinstance(allowed, set) and named in allowed
+
+
+def _unpack(blob: bytes, read: Callable[[int, bytes], Any]) -> Any:
+    return ormsgpack.unpackb(blob, ext_hook=read, option=ormsgpack.OPT_NON_STR_KEYS)
+
+
+def _named(code: int, blob: bytes) -> tuple[str, str] | None:
+    """Module and name of the class that is stored; whatever is inside is looked at too, since the stock reader gives
+    `None` for what is damaged."""
+    stored = _unpack(blob, _named)
+    if code == EXT_DELTA_SNAPSHOT:
+        return None
+    if code == EXT_NUMPY_ARRAY:
+        importlib.import_module("numpy")
+        return None
+    if not (0 <= code <= EXT_PYDANTIC_V2 and isinstance(stored, list | tuple) and len(stored) > 2):
+        raise Unreadable(f"an extension of msgpack that nobody knows ({code})")
+    return stored[0], stored[1]
 
 
 def _pack_widely(value: Any) -> bytes:

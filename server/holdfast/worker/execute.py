@@ -32,10 +32,11 @@ from holdfast.db.cancelling import cancel_error
 from holdfast.db.checkpoints import FencedSaver
 from holdfast.db.events import EventLog
 from holdfast.db.pool import Database
+from holdfast.db.revisions import Revisions
 from holdfast.db.runs import Claimed, RunEnd, Runs
 from holdfast.db.threads import Outcome
 from holdfast.db.trees import Stores
-from holdfast.errors import Conflict, DatabaseError, DatabaseUnavailable, FenceLost, Unsaveable
+from holdfast.errors import Conflict, DatabaseError, DatabaseUnavailable, FenceLost, GraphChanged, Unsaveable
 from holdfast.rules.admission import ASKS
 from holdfast.rules.caller import User, identity
 from holdfast.rules.recovery import Dispatch, Standing, recovery, still_pending
@@ -44,9 +45,19 @@ from holdfast.wire import codec
 from holdfast.wire.modes import Modes
 from holdfast.wire.runs import RunKwargs
 from holdfast.worker import exits
+from holdfast.worker.dangling import REPAIR, answer_dangling_calls
 from holdfast.worker.graphs import Graph, Graphs
 from holdfast.worker.journal import Journal
 from holdfast.worker.outcome import finished_outcome, has_open_tasks, outcome_of, pending_ids, result_json
+from holdfast.worker.revisions import (
+    check_readable,
+    check_waiting,
+    fingerprint_of,
+    revision_of,
+    saver_of,
+    waiting_nodes,
+    written_under,
+)
 from holdfast.worker.webhooks import Courier
 
 logger = logging.getLogger(__name__)
@@ -62,8 +73,11 @@ class Workshop:
     bell: Bell
     graphs: Graphs
     stores: Stores
+    revisions: Revisions
     crash_budget: int
     run_timeout: float
+    repairs: bool = True
+    """Tool calls without an answer are answered before new input is applied."""
     courier: Courier | None = None
 
 
@@ -87,6 +101,7 @@ class Execution:
         self._graph_task: asyncio.Task[Outcome] | None = None
         self._modes = Modes(self._kwargs.stream_mode, subgraphs=self._kwargs.subgraphs)
         self._saver = FencedSaver(shop.database, run.fence)
+        self._wrote_here = False
         self._last_checkpoint: Mapping[str, Any] | None = None
         # A second attempt goes on with what the first one read.
         self._read = frozenset(self._kwargs.answers or {}) if run.attempt > 1 else frozenset[str]()
@@ -169,6 +184,8 @@ class Execution:
         if isinstance(performed, FenceLost) or self._reason is StopReason.LEASE_LOST:
             await self._journal.close()
             raise FenceLost(f"run {self.claim.run_id}")
+        if isinstance(performed, GraphChanged):
+            return await self._undone(performed)
         drained = isinstance(performed, GraphDrained) or self._reason is StopReason.DRAIN
         if drained and isinstance(performed, BaseException):
             await self._hand_back()
@@ -195,6 +212,12 @@ class Execution:
             return replace(await self._with_last_block(status, None, body), apart=True)
         failed = status is not RunStatus.INTERRUPTED and not isinstance(error, LateAnswer)
         return await self._with_last_block(status, await self._left_behind(body, failed=failed), body)
+
+    async def _undone(self, changed: GraphChanged) -> RunEnd:
+        body = codec.error_body(changed)
+        logger.warning("run %s does not go on: %s", self.claim.run_id, changed)
+        self._journal.emit("error", codec.dumps(body))
+        return replace(await self._with_last_block(RunStatus.ERROR, None, body), apart=not self._wrote_here)
 
     async def _rolled_back(self) -> RunEnd:
         # No last block: the run's log goes with its row, and the thread's keeps only that it ended.
@@ -254,7 +277,7 @@ class Execution:
     async def _drive(self) -> Outcome:
         config = self._config()
         async with self._graph(config) as graph:
-            dispatch, given = await self._dispatch(graph)
+            dispatch, given = await self._dispatch(graph, config)
             if dispatch is not Dispatch.SETTLE:
                 async for event, data in self._stream(graph, given, config):
                     self._journal.emit(event, codec.dumps(data))
@@ -285,27 +308,76 @@ class Execution:
             for event in modes.events(tuple(ns[0]) if ns else (), mode, chunk):
                 yield event
 
-    async def _dispatch(self, graph: Graph) -> tuple[Dispatch, Any]:
-        """What to hand to the graph. A first attempt with an input needs no look at the thread."""
+    async def _dispatch(self, graph: Graph, config: RunnableConfig) -> tuple[Dispatch, Any]:
+        """What to hand to the graph. A first attempt with an input needs no look at a thread that rests in peace."""
         answers = self._kwargs.answers
-        if self.claim.attempt == 1 and answers is None:
+        changed = self._changed(graph)
+        if self.claim.attempt == 1 and self._is_input and not (self._may_dangle or changed):
             return Dispatch.ORIGINAL, self._kwargs.as_input(None)
         snapshot = await graph.aget_state(_latest(self.claim))
         open_answers = still_pending(answers, pending_ids(snapshot)) if answers is not None else None
+        dispatch = Dispatch.ORIGINAL
+        if self.claim.attempt > 1:
+            dispatch = recovery(await self._standing(graph, snapshot), is_command=self._kwargs.command is not None)
+        await self._check_revision(graph, snapshot, goes_on=not self._begins(dispatch, snapshot))
         if self.claim.attempt == 1:
             self._read = frozenset(open_answers or {})
             if answers and not open_answers:
                 raise LateAnswer("The question was answered or dropped before this answer's turn came.")
-            return Dispatch.ORIGINAL, self._kwargs.as_input(open_answers)
-        dispatch = recovery(await self._standing(graph, snapshot), is_command=self._kwargs.command is not None)
         if dispatch is Dispatch.ANSWERS:
             return dispatch, RunKwargs.answers_only(open_answers or {})
+        if self._begins(dispatch, snapshot):
+            await self._repair(graph, snapshot, config)
         return dispatch, self._kwargs.as_input(open_answers)
 
+    @property
+    def _is_input(self) -> bool:
+        return self._kwargs.command is None and self._kwargs.input is not None
+
+    @property
+    def _may_dangle(self) -> bool:
+        return self._shop.repairs and (self.claim.torn or self._kwargs.checkpoint is not None)
+
+    def _begins(self, dispatch: Dispatch, snapshot: StateSnapshot) -> bool:
+        """Whether the run's input is still to be applied, so that what is pending is left behind."""
+        return self._is_input and dispatch is Dispatch.ORIGINAL and not self._wrote(snapshot)
+
+    def _wrote(self, snapshot: StateSnapshot) -> bool:
+        return (snapshot.metadata or {}).get("run_id") == str(self.claim.run_id)
+
+    def _changed(self, graph: Graph) -> bool:
+        """Whether another revision of the graph wrote the thread's state."""
+        return self.claim.graph_revision not in (None, fingerprint_of(graph))
+
+    async def _check_revision(self, graph: Graph, snapshot: StateSnapshot, *, goes_on: bool) -> None:
+        self._wrote_here = self._wrote(snapshot)
+        then = await written_under(self._shop.revisions, self.claim.graph_id, graph, snapshot.metadata)
+        if then is None:
+            return
+        if goes_on:
+            waiting = waiting_nodes(await saver_of(graph).aget_tuple(snapshot.config))
+            check_waiting(self.claim.graph_id, then, revision_of(graph), waiting)
+        check_readable(self.claim.graph_id, then, revision_of(graph))
+
+    async def _repair(self, graph: Graph, snapshot: StateSnapshot, config: RunnableConfig) -> None:
+        """Answer dangling tool calls where the input is to be applied."""
+        start = self._start()
+        at = {**_latest(self.claim)["configurable"], **start} if start else snapshot.config["configurable"]
+        if not self._shop.repairs or not at.get("checkpoint_id"):
+            return
+        labels = {
+            "graph_id": self.claim.graph_id,
+            "assistant_id": str(self.claim.assistant_id),
+            "repair": REPAIR,
+            "repaired_for": str(self.claim.run_id),
+        }
+        repaired = await answer_dangling_calls(graph, {"configurable": at}, labels, self._kwargs.input)
+        if start and repaired is not None:
+            config["configurable"] |= repaired["configurable"]
+
     async def _standing(self, graph: Graph, snapshot: StateSnapshot) -> Standing:
-        metadata = snapshot.metadata or {}
         return Standing(
-            written_by_this_run=metadata.get("run_id") == str(self.claim.run_id),
+            written_by_this_run=self._wrote(snapshot),
             open_tasks=has_open_tasks(snapshot),
             at_breakpoint=await self._at_breakpoint(graph, snapshot),
             command_saved=self.claim.command_saved,

@@ -27,10 +27,13 @@ from langgraph.store.base import BaseStore
 from langgraph_sdk.auth.types import BaseUser
 from langgraph_sdk.runtime import AccessContext, ServerRuntime, _ExecutionRuntime, _ReadRuntime
 
+from holdfast.db.checkpoints import FencedSaver
 from holdfast.errors import ProjectError, UnknownGraph
 from holdfast.project import GraphSpec, Project
+from holdfast.rules.revision import Revision
 from holdfast.worker.factory import Factory
 from holdfast.worker.imports import Importer, definition_line
+from holdfast.worker.revisions import revision_of
 from holdfast.worker.statetypes import allow_list
 
 Graph: TypeAlias = Pregel[Any, Any, Any, Any]
@@ -47,6 +50,8 @@ class _Loaded:
     made: Graph | Factory
     place: str
     allowed: AllowList
+    revision: Revision | None
+    """The newest that was handed out; None before a factory made its first graph."""
 
 
 class Graphs:
@@ -127,6 +132,10 @@ class Graphs:
         """
         return self._loaded(graph_id).allowed
 
+    def revisions(self) -> dict[str, Revision]:
+        """The graphs' revisions, as far as they are known: what a factory makes is once it has been opened."""
+        return {name: loaded.revision for name, loaded in self._graphs.items() if loaded.revision is not None}
+
     def open(
         self,
         graph_id: str,
@@ -165,15 +174,17 @@ class Graphs:
         store: BaseStore | None,
     ) -> AsyncIterator[Graph]:
         if not isinstance(loaded.made, Factory):
-            yield _equipped(loaded.made, loaded.allowed, checkpointer, store)
+            yield _equipped(loaded.made, loaded, checkpointer, store)
             return
         async with loaded.made.made(config, runtime) as value:
             graph = _compiled(value)
             if graph is None:
                 raise self._error(loaded.spec, loaded.place, f"what the factory made is {_kind(value)}, not a graph")
             allowed = allow_list(graph)
-            loaded.allowed |= allowed
-            yield _equipped(graph, allowed, checkpointer, store)
+            revision = revision_of(graph)
+            loaded.allowed, loaded.revision = loaded.allowed | allowed, revision
+            own = _Loaded(loaded.spec, loaded.made, loaded.place, allowed, revision)
+            yield _equipped(graph, own, checkpointer, store)
 
     def _loaded(self, graph_id: str) -> _Loaded:
         try:
@@ -198,6 +209,7 @@ class Graphs:
         try:
             made = _compiled(value) or _factory(value)
             allowed = allow_list(made) if isinstance(made, Pregel) else frozenset()
+            revision = revision_of(made) if isinstance(made, Pregel) else None
         except Exception as error:  # user code: a graph that does not compile may raise anything
             raise self._error(spec, self._importer.failing_line(error) or place, _text(error)) from error
         if made is None:
@@ -205,7 +217,7 @@ class Graphs:
             raise self._error(spec, place, f"{spec.attribute!r} is {_kind(value)}, not {wanted}")
         if isinstance(made, Pregel) and made.checkpointer:
             log.warning("graph %r brings a checkpointer of its own; Holdfast's is used instead", spec.graph_id)
-        return _Loaded(spec=spec, made=made, place=place, allowed=allowed)
+        return _Loaded(spec=spec, made=made, place=place, allowed=allowed, revision=revision)
 
     def _import(self, spec: GraphSpec) -> ModuleType:
         try:
@@ -243,12 +255,14 @@ def _factory(value: object) -> Factory | None:
 
 
 def _equipped(
-    graph: Graph, allowed: AllowList, checkpointer: BaseCheckpointSaver[Any] | None, store: BaseStore | None
+    graph: Graph, loaded: _Loaded, checkpointer: BaseCheckpointSaver[Any] | None, store: BaseStore | None
 ) -> Graph:
     # Not graph.copy(): it builds a new graph from the attributes, which loses the private ones (the mappers
     # that turn streamed values into the state's own classes) and validates the whole graph again.
     equipped = copy.copy(graph)
-    equipped.checkpointer = None if checkpointer is None else checkpointer.with_allowlist(allowed)
+    equipped.checkpointer = None if checkpointer is None else checkpointer.with_allowlist(loaded.allowed)
+    if isinstance(equipped.checkpointer, FencedSaver) and loaded.revision is not None:
+        equipped.checkpointer.graph_revision = loaded.revision.fingerprint
     if store is not None:
         equipped.store = store
     return equipped

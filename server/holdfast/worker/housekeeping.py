@@ -8,11 +8,14 @@ import logging
 
 from holdfast.db.approvals import Approvals
 from holdfast.db.events import EventLog
+from holdfast.db.healing import STUCK, Healing
 from holdfast.db.idempotency import IdempotencyKeys
+from holdfast.db.revisions import Revisions
 from holdfast.db.store import PooledStore
 from holdfast.db.threads import Threads
 from holdfast.db.webhooks import Deliveries
 from holdfast.errors import DatabaseError
+from holdfast.worker.graphs import Graphs
 from holdfast.worker.loop import Worker
 
 logger = logging.getLogger(__name__)
@@ -24,6 +27,10 @@ DELETED_GRACE_SECONDS = 120.0
 
 SETTLED_KEEP_SECONDS = 7 * 86_400.0
 """How long delivered and given up webhooks can be looked at."""
+
+
+HEAL_EVERY = 600.0
+"""Seconds between two looks at all threads for rows that do not agree; the first is taken at the start."""
 
 
 async def keep_house(
@@ -56,6 +63,20 @@ async def keep_house(
         except DatabaseError as error:
             logger.warning("housekeeping postponed: %s", error)
         await asyncio.sleep(ROUND_SECONDS)
+
+
+async def heal(healing: Healing, revisions: Revisions, graphs: Graphs) -> None:
+    """Mend rows that do not agree, at the start and every `HEAL_EVERY` seconds, until cancelled; note what graphs
+    factories have made meanwhile."""
+    while True:
+        try:
+            for kind, mended in (await healing.heal_all()).items():
+                logger.warning("mended on %d threads: %s (%s)", len(mended), STUCK[kind], ", ".join(map(str, mended)))
+            for graph_id, revision in graphs.revisions().items():
+                await revisions.record(graph_id, revision)
+        except DatabaseError as error:
+            logger.warning("healing postponed: %s", error)
+        await asyncio.sleep(HEAL_EVERY)
 
 
 async def sweep_store(store: PooledStore, *, every: float) -> None:

@@ -21,15 +21,18 @@ from holdfast.db.copies import Copies
 from holdfast.db.histories import HistorySaver
 from holdfast.db.idempotency import Key, Made
 from holdfast.db.pool import Database
+from holdfast.db.revisions import Revisions
 from holdfast.db.threads import Threads
 from holdfast.db.trees import Stores
 from holdfast.errors import BadRequest, Conflict, FenceLost, HoldfastError, Refusal, UnknownGraph, Unsaveable
 from holdfast.rules.caller import Caller, identity
+from holdfast.rules.revision import UNKNOWN
 from holdfast.rules.thread import Ttl
 from holdfast.wire import codec, sse
 from holdfast.wire.state import thread_state
-from holdfast.worker.graphs import Graphs
+from holdfast.worker.graphs import Graph, Graphs
 from holdfast.worker.outcome import outcome_of
+from holdfast.worker.revisions import check_readable, fingerprint_of, revision_of
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +45,7 @@ class States:
 
     def __init__(self, database: Database, threads: Threads, graphs: Graphs, stores: Stores) -> None:
         self._database = database
+        self._revisions = Revisions(database)
         self._threads = threads
         self._copies = Copies(database)
         self._graphs = graphs
@@ -58,7 +62,9 @@ class States:
             return thread_state(_empty(config))
         with _guarded("The thread's state cannot be read"):
             async with self._graph(caller, graph_id, config) as graph:
-                return thread_state(await graph.aget_state(config, subgraphs=subgraphs))
+                snapshot = await graph.aget_state(config, subgraphs=subgraphs)
+                await self._check(graph_id, graph, snapshot)
+                return thread_state(snapshot)
 
     async def history(
         self,
@@ -79,10 +85,14 @@ class States:
         earlier = _config(thread_id, {"checkpoint_id": before}) if before else None
         with _guarded("The thread's history cannot be read"):
             async with self._graph(caller, graph_id, config) as graph:
-                snapshots = graph.aget_state_history(
-                    config, filter=dict(metadata) if metadata else None, before=earlier, limit=limit
-                )
-                return [thread_state(snapshot) async for snapshot in snapshots]
+                snapshots = [
+                    snapshot
+                    async for snapshot in graph.aget_state_history(
+                        config, filter=dict(metadata) if metadata else None, before=earlier, limit=limit
+                    )
+                ]
+                await self._check(graph_id, graph, *snapshots)
+                return [thread_state(snapshot) for snapshot in snapshots]
 
     async def update(
         self,
@@ -173,9 +183,20 @@ class States:
         with _guarded("The graph refuses this update"):
             async with self._graph(caller, config["metadata"]["graph_id"], config, fence) as graph:
                 if supersteps:
+                    await self._check(config["metadata"]["graph_id"], graph, await graph.aget_state(config))
                     written = await graph.abulk_update_state(config, supersteps)
                 snapshot = await graph.aget_state(_config(fence.id, None))
         return dict(written["configurable"]), snapshot
+
+    async def _check(self, graph_id: str, graph: Graph, *snapshots: StateSnapshot) -> None:
+        """
+        Raises:
+            GraphChanged: a state would read as empty with the graph as it is now.
+        """
+        foreign = {(shown.metadata or {}).get("graph_revision") for shown in snapshots} - {None, fingerprint_of(graph)}
+        for fingerprint in sorted(map(str, foreign)):
+            then = await self._revisions.find(graph_id, fingerprint) or UNKNOWN
+            check_readable(graph_id, then, revision_of(graph))
 
     def _graph(self, caller: Caller, graph_id: str, config: RunnableConfig, fence: Fence | None = None) -> Any:
         known = {**config["configurable"], **identity(caller.owner, caller.user)}

@@ -84,6 +84,11 @@ claimed AS (
 SELECT c.run_id, c.thread_id, c.owner, c.assistant_id, c.graph_id, c.metadata, c.kwargs, c.resumable, c.logged,
        c.ephemeral, c.attempt, c.crashes, c.command_saved, c.fencing_token, c.cancel, c.created_at, c.webhook,
        t.interrupts <> '{}' AS asks,
+       t.unfinished OR t.error IS NOT NULL AS torn,
+       (SELECT newest.metadata ->> 'graph_revision'
+        FROM checkpoints newest
+        WHERE newest.thread_id = t.thread_id::text AND newest.checkpoint_ns = ''
+          AND newest.checkpoint_id = t.checkpoint_id) AS graph_revision,
        greatest(t.event_seq, (
            SELECT b.last_seq FROM holdfast.event_blocks b
            WHERE b.thread_id = t.thread_id
@@ -310,7 +315,8 @@ DO UPDATE SET task_path = EXCLUDED.task_path, channel = EXCLUDED.channel, type =
 -- name: drop_checkpoints
 WITH gone AS (
     DELETE FROM checkpoints
-    WHERE thread_id = %(thread_id)s::text AND metadata ->> 'run_id' = %(run_id)s::text
+    WHERE thread_id = %(thread_id)s::text
+      AND (metadata ->> 'run_id' = %(run_id)s::text OR metadata ->> 'repaired_for' = %(run_id)s::text)
     RETURNING checkpoint_ns, checkpoint_id, checkpoint -> 'channel_versions' AS versions
 ), writes AS (
     DELETE FROM checkpoint_writes w USING gone
@@ -325,5 +331,5 @@ WHERE bl.thread_id = %(thread_id)s::text AND bl.checkpoint_ns = freed.checkpoint
   AND NOT EXISTS (
       SELECT FROM checkpoints c
       WHERE c.thread_id = bl.thread_id AND c.checkpoint_ns = bl.checkpoint_ns
-        AND coalesce(c.metadata ->> 'run_id', '') <> %(run_id)s::text
+        AND coalesce(c.metadata ->> 'run_id', c.metadata ->> 'repaired_for', '') <> %(run_id)s::text
         AND c.checkpoint -> 'channel_versions' ->> bl.channel = bl.version)
