@@ -15,7 +15,7 @@ SELECT t.thread_id
 FROM holdfast.threads t
 WHERE (%(thread_id)s::uuid IS NULL OR t.thread_id = %(thread_id)s) AND t.status = 'busy'
   AND NOT EXISTS (SELECT FROM holdfast.runs r
-                  WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running'))
+                  WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running') AND NOT r.held)
 LIMIT %(limit)s
 
 -- name: heal_busy_without_runs
@@ -26,7 +26,7 @@ SET status = CASE
         ELSE 'idle' END
 WHERE t.thread_id = ANY(%(thread_ids)s::uuid[]) AND t.status = 'busy'
   AND NOT EXISTS (SELECT FROM holdfast.runs r
-                  WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running'))
+                  WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running') AND NOT r.held)
 RETURNING t.thread_id
 
 -- name: find_resting_with_runs
@@ -34,7 +34,7 @@ SELECT t.thread_id
 FROM holdfast.threads t
 WHERE (%(thread_id)s::uuid IS NULL OR t.thread_id = %(thread_id)s) AND t.status <> 'busy'
   AND EXISTS (SELECT FROM holdfast.runs r
-              WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running'))
+              WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running') AND NOT r.held)
 LIMIT %(limit)s
 
 -- name: heal_resting_with_runs
@@ -42,7 +42,7 @@ UPDATE holdfast.threads t
 SET status = 'busy', edit_token = NULL
 WHERE t.thread_id = ANY(%(thread_ids)s::uuid[]) AND t.status <> 'busy'
   AND EXISTS (SELECT FROM holdfast.runs r
-              WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running'))
+              WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running') AND NOT r.held)
 RETURNING t.thread_id
 
 -- name: find_held_answers
@@ -56,7 +56,8 @@ WHERE (%(thread_id)s::uuid IS NULL OR t.thread_id = %(thread_id)s) AND t.interru
   AND EXISTS (SELECT FROM jsonb_each(t.interrupts) AS task, jsonb_array_elements(task.value) AS asked
               WHERE asked ->> 'id' = a.interrupt_id)
   AND NOT EXISTS (SELECT FROM holdfast.runs other
-                  WHERE other.thread_id = t.thread_id AND other.status IN ('pending', 'running'))
+                  WHERE other.thread_id = t.thread_id AND other.status IN ('pending', 'running')
+                    AND NOT other.held)
 LIMIT %(limit)s
 
 -- name: heal_held_answers
@@ -67,7 +68,8 @@ WHERE t.thread_id = ANY(%(thread_ids)s::uuid[]) AND a.thread_id = t.thread_id AN
   AND EXISTS (SELECT FROM jsonb_each(t.interrupts) AS task, jsonb_array_elements(task.value) AS asked
               WHERE asked ->> 'id' = a.interrupt_id)
   AND NOT EXISTS (SELECT FROM holdfast.runs other
-                  WHERE other.thread_id = t.thread_id AND other.status IN ('pending', 'running'))
+                  WHERE other.thread_id = t.thread_id AND other.status IN ('pending', 'running')
+                    AND NOT other.held)
 RETURNING t.thread_id
 
 -- name: find_untold_ends
@@ -75,7 +77,7 @@ SELECT t.thread_id
 FROM holdfast.threads t
 WHERE (%(thread_id)s::uuid IS NULL OR t.thread_id = %(thread_id)s) AND t.ended_runs <> '{}'
   AND NOT EXISTS (SELECT FROM holdfast.runs r
-                  WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running'))
+                  WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running') AND NOT r.held)
 LIMIT %(limit)s
 
 -- name: resting
@@ -92,5 +94,5 @@ UPDATE holdfast.threads t
 SET status = 'error', error = %(error)s, updated_at = holdfast.now()
 WHERE t.thread_id = %(thread_id)s AND (t.status <> 'error' OR t.error IS DISTINCT FROM %(error)s)
   AND NOT EXISTS (SELECT FROM holdfast.runs r
-                  WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running'))
+                  WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running') AND NOT r.held)
 RETURNING t.thread_id
