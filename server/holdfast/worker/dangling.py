@@ -95,7 +95,7 @@ def answered(
         whole.append(message)
         if not isinstance(message, AIMessage):
             continue
-        behind = list(_answers_behind(value, place))
+        behind = [found for found in _answers_behind(value, place) if found not in moved]
         whole += (value[found] for found in behind)
         moved.update(behind)
         for call_id, name in _unanswered(message, [value[found] for found in behind], known):
