@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -55,7 +56,7 @@ async def test_a_draft_becomes_a_thread_when_its_edit_ends(stage: Stage) -> None
     await put(writer, config_for(thread_id), {"x": 1})
     await stage.threads.end_edit(thread_id, token, outcome({"x": b"1"}))
     row = await stage.threads.get(ANN, thread_id)
-    assert (row["metadata"], row["values"], row["ttl_minutes"]) == ({"a": 1}, b'{"x": 1}', 5.0)
+    assert (row["metadata"], json.loads(row["values"]), row["ttl_minutes"]) == ({"a": 1}, {"x": 1}, 5.0)
     assert await stage.threads.sweep(grace=0, batch=10) == 0
 
 
@@ -127,13 +128,13 @@ async def test_a_copy_of_a_busy_thread_says_so_and_is_at_rest(stage: Stage) -> N
     assert await copies.copy(ANN, thread_id, busy)
     for copy in (idle, busy):
         row = await stage.threads.get(ANN, copy)
-        assert (row["status"], row["values"]) == ("interrupted", b'{"x": 1}')
+        assert (row["status"], json.loads(row["values"])) == ("interrupted", {"x": 1})
         assert list(row["interrupts"]) == ["task"]
     # The copy's values are its own: the next outcome is written against the copied digests.
     token = await stage.threads.begin_edit(ANN, busy)
     await stage.threads.end_edit(busy, token, outcome({"x": b"2"}))
-    assert (await stage.threads.get(ANN, busy))["values"] == b'{"x": 2}'
-    assert (await stage.threads.get(ANN, thread_id))["values"] == b'{"x": 1}'
+    assert json.loads((await stage.threads.get(ANN, busy))["values"]) == {"x": 2}
+    assert json.loads((await stage.threads.get(ANN, thread_id))["values"]) == {"x": 1}
 
 
 async def test_every_table_of_langgraphs_is_copied_row_by_row(stage: Stage) -> None:

@@ -9,7 +9,7 @@ from uuid import UUID
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from holdfast.db.pool import Connection, Database
+from holdfast.db.pool import Connection, Database, repeated
 from holdfast.db.sql import statements
 
 STUCK: Mapping[str, str] = {
@@ -30,11 +30,13 @@ class Healing:
         self._database = database
         self._sql = statements("healing")
 
+    @repeated
     async def find(self, kind: str, thread_id: UUID | None = None, *, limit: int = BATCH) -> list[UUID]:
         """Threads of which this kind of `STUCK` is true right now."""
         async with self._database.connection("worker") as conn:
             return await self._ids(conn, f"find_{kind}", {"thread_id": thread_id, "limit": limit})
 
+    @repeated
     async def heal(self, kind: str, thread_ids: Sequence[UUID]) -> list[UUID]:
         """Mend these threads; those of which it was still true. Who is being changed right now is left alone."""
         async with self._database.transaction("worker") as conn:
@@ -52,12 +54,14 @@ class Healing:
                 mended[kind] = healed
         return mended
 
+    @repeated
     async def resting(self, *, live_only: bool, limit: int | None) -> list[DictRow]:
         """Threads with a graph, the newest first: id, graph_id, status, error."""
         async with self._database.connection("worker") as conn:
             cursor = await conn.execute(self._sql["resting"], {"live_only": live_only, "limit": limit})
             return await cursor.fetchall()
 
+    @repeated
     async def mark_unreadable(self, thread_id: UUID, error: Mapping[str, str]) -> bool:
         """Let a thread's status say that its state cannot be read; whether it said something else."""
         params = {"thread_id": thread_id, "error": Jsonb(dict(error))}

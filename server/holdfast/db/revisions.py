@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from psycopg.types.json import Jsonb
 
-from holdfast.db.pool import Database
+from holdfast.db.pool import Database, repeated
 from holdfast.db.sql import statements
 from holdfast.rules.revision import Revision
 
@@ -16,6 +16,7 @@ class Revisions:
         self._database = database
         self._sql = statements("revisions")
 
+    @repeated
     async def record(self, graph_id: str, revision: Revision) -> None:
         """Keep what a fingerprint stands for."""
         params = {
@@ -27,6 +28,7 @@ class Revisions:
         async with self._database.connection("worker") as conn:
             await conn.execute(self._sql["record"], params)
 
+    @repeated
     async def find(self, graph_id: str, fingerprint: str) -> Revision | None:
         """What a fingerprint stood for, if it was recorded."""
         async with self._database.connection("worker") as conn:
