@@ -30,7 +30,7 @@ from holdfast import app
 from holdfast.__main__ import main
 from holdfast.db import admission, checkpoints, commits, events, liveness, news, pool, runs, sql, store
 from holdfast.rules.run import StopReason
-from holdfast.worker import execute, exits, loop
+from holdfast.worker import beginning, execute, exits, loop
 
 Follow = Callable[..., AsyncIterator[Any]]
 FAST_SECONDS = 3600
@@ -169,17 +169,17 @@ def no_requeue() -> None:
 
 def new_run_id() -> None:
     """A run that is taken up again comes to LangGraph as a new one: its input is applied once more."""
-    config = execute.Execution._config
+    config = beginning.Beginning.config
 
-    def forgetful(self: execute.Execution) -> RunnableConfig:
+    def forgetful(self: beginning.Beginning) -> RunnableConfig:
         given = config(self)
-        if self.claim.attempt > 1:
+        if self._claim.attempt > 1:
             given["run_id"] = uuid4()
             for part in ("configurable", "metadata"):
                 given[part]["run_id"] = str(given["run_id"])  # type: ignore[literal-required]
         return given
 
-    execute.Execution._config = forgetful
+    beginning.Beginning.config = forgetful
 
 
 def saves_late() -> None:
@@ -294,13 +294,13 @@ def fast_clock() -> None:
 
 def dies_after_repair() -> None:
     """The process is gone as soon as a history has been repaired, before the input is applied."""
-    repair = execute.answer_dangling_calls
+    repair = beginning.answer_dangling_calls
 
     async def repair_and_die(*given: Any) -> Any:
         if await repair(*given) is not None:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    execute.answer_dangling_calls = repair_and_die
+    beginning.answer_dangling_calls = repair_and_die
 
 
 FAULTS: dict[str, Callable[[], None]] = {

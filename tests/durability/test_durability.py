@@ -115,13 +115,35 @@ def test_a_run_whose_worker_is_gone_without_a_trace_is_adopted(site: takeover.Si
     thread = site.client.thread()
     walk = {"input": {"count": 1, "pause": 0.0, "done": []}, "after_seconds": 3600}
     run = start(site.client.http, thread, "walk", **walk)
+    _orphaned(site, run)
+    effects = str(site.effects.path)
+    with Server(config=PROJECT, database_url=site.database_url, part="worker", EFFECT_LOG=effects):
+        assert site.client.settled(thread, 10.0)
+    assert site.client.run_status(thread, run) == "success"
+
+
+def test_a_fork_whose_worker_died_before_anything_was_saved_begins_where_it_was_to(site: takeover.Site) -> None:
+    walk = site.walk(count=2, pause=0.0)
+    assert site.client.settled(walk.thread)
+    first, second = site.client.thread_row(walk.thread)["values"]["done"]
+    history = site.client.http.get(f"/threads/{walk.thread}/history", params={"limit": 10}).raise_for_status().json()
+    (fork,) = [state["checkpoint_id"] for state in history if state["values"].get("done") == [first]]
+    further = {"input": {"count": 3, "pause": 0.0, "done": []}, "checkpoint_id": fork, "after_seconds": 3600}
+    _orphaned(site, start(site.client.http, walk.thread, "walk", **further))
+    effects = str(site.effects.path)
+    with Server(config=PROJECT, database_url=site.database_url, part="worker", EFFECT_LOG=effects):
+        assert site.client.settled(walk.thread, 10.0)
+    done = site.client.thread_row(walk.thread)["values"]["done"]
+    assert done[0] == first
+    assert len(done) == 3
+    assert second not in done
+
+
+def _orphaned(site: takeover.Site, run: str) -> None:
+    """Let a run be due and claimed by a worker that is gone."""
     with psycopg.connect(site.database_url) as conn:
         conn.execute(
             "UPDATE holdfast.runs SET status = 'running', worker_id = gen_random_uuid(), attempt = 1,"
             " fencing_token = nextval('holdfast.fencing_token'), available_at = now() WHERE run_id = %s",
             [run],
         )
-    effects = str(site.effects.path)
-    with Server(config=PROJECT, database_url=site.database_url, part="worker", EFFECT_LOG=effects):
-        assert site.client.settled(thread, 10.0)
-    assert site.client.run_status(thread, run) == "success"

@@ -1,9 +1,9 @@
 """One run, from claim to end.
 
-Theory of operation. `Execution.run` opens the graph with a saver that is fenced by the run's claim, decides what to
-dispatch (`rules/recovery.py` when the run was claimed before), streams the graph into the journal, and ends the run
-in one transaction. The graph runs in a task of its own: whoever wants it to stop gives a `StopReason`, the task is
-cancelled, and the reason, not the cancellation, says how the run ends.
+Theory of operation. `Execution.run` opens the graph with a saver that is fenced by the run's claim, finds out what to
+hand to it (`beginning.py`), streams the graph into the journal, and ends the run in one transaction. The graph runs in
+a task of its own: whoever wants it to stop gives a `StopReason`, the task is cancelled, and the reason, not the
+cancellation, says how the run ends.
 
     graph finished           success       its state becomes the thread's
     user code raised         error         likewise, with the error beside it
@@ -25,7 +25,6 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphDrained
 from langgraph.runtime import RunControl
-from langgraph.types import StateSnapshot
 
 from holdfast.db.bell import Bell
 from holdfast.db.cancelling import cancel_error
@@ -38,26 +37,17 @@ from holdfast.db.threads import Outcome
 from holdfast.db.trees import Stores
 from holdfast.errors import Conflict, DatabaseError, DatabaseUnavailable, FenceLost, GraphChanged, Unsaveable
 from holdfast.rules.admission import ASKS
-from holdfast.rules.caller import User, identity
-from holdfast.rules.recovery import Dispatch, Standing, recovery, still_pending
+from holdfast.rules.caller import User
+from holdfast.rules.recovery import Dispatch
 from holdfast.rules.run import FAILED, RunStatus, StopReason
 from holdfast.wire import codec
 from holdfast.wire.modes import Modes
 from holdfast.wire.runs import RunKwargs
 from holdfast.worker import exits
-from holdfast.worker.dangling import REPAIR, answer_dangling_calls
+from holdfast.worker.beginning import Beginning, LateAnswer, latest
 from holdfast.worker.graphs import Graph, Graphs
 from holdfast.worker.journal import Journal
-from holdfast.worker.outcome import finished_outcome, has_open_tasks, outcome_of, pending_ids, result_json
-from holdfast.worker.revisions import (
-    check_readable,
-    check_waiting,
-    fingerprint_of,
-    revision_of,
-    saver_of,
-    waiting_nodes,
-    written_under,
-)
+from holdfast.worker.outcome import finished_outcome, outcome_of, result_json
 from holdfast.worker.webhooks import Courier
 
 logger = logging.getLogger(__name__)
@@ -81,10 +71,6 @@ class Workshop:
     courier: Courier | None = None
 
 
-class LateAnswer(Conflict):
-    """The question that a queued answer was for went away before its turn came."""
-
-
 class QuestionPending(Conflict):
     """New input that is not to disturb a question finds one when its turn comes."""
 
@@ -101,10 +87,8 @@ class Execution:
         self._graph_task: asyncio.Task[Outcome] | None = None
         self._modes = Modes(self._kwargs.stream_mode, subgraphs=self._kwargs.subgraphs)
         self._saver = FencedSaver(shop.database, run.fence)
-        self._wrote_here = False
+        self._beginning = Beginning(run, self._kwargs, shop.revisions, repairs=shop.repairs)
         self._last_checkpoint: Mapping[str, Any] | None = None
-        # A second attempt goes on with what the first one read.
-        self._read = frozenset(self._kwargs.answers or {}) if run.attempt > 1 else frozenset[str]()
         self._journal = Journal(
             run,
             runs=shop.runs,
@@ -217,7 +201,7 @@ class Execution:
         body = codec.error_body(changed)
         logger.warning("run %s does not go on: %s", self.claim.run_id, changed)
         self._journal.emit("error", codec.dumps(body))
-        return replace(await self._with_last_block(RunStatus.ERROR, None, body), apart=not self._wrote_here)
+        return replace(await self._with_last_block(RunStatus.ERROR, None, body), apart=not self._beginning.wrote_here)
 
     async def _rolled_back(self) -> RunEnd:
         # No last block: the run's log goes with its row, and the thread's keeps only that it ended.
@@ -231,7 +215,7 @@ class Execution:
         block = await self._journal.close()
         values = result_json(outcome, None) if outcome is not None and self.claim.webhook is not None else None
         keep = self._kwargs.on_completion == "keep_interrupted"
-        unread = frozenset(self._kwargs.answers or {}) - self._read
+        unread = frozenset(self._kwargs.answers or {}) - self._beginning.read
         return RunEnd(
             status,
             outcome,
@@ -266,7 +250,7 @@ class Execution:
         await self._saver.quiet()
         try:
             async with self._graph() as graph:
-                snapshot = await graph.aget_state(_latest(self.claim))
+                snapshot = await graph.aget_state(latest(self.claim))
             return outcome_of(snapshot, error=error, failed=failed)
         except FenceLost:
             raise
@@ -275,15 +259,15 @@ class Execution:
             return None
 
     async def _drive(self) -> Outcome:
-        config = self._config()
+        config = self._beginning.config()
         async with self._graph(config) as graph:
-            dispatch, given = await self._dispatch(graph, config)
+            dispatch, given = await self._beginning.given(graph, config)
             if dispatch is not Dispatch.SETTLE:
                 async for event, data in self._stream(graph, given, config):
                     self._journal.emit(event, codec.dumps(data))
                     await self._journal.room()
             # A graph that ran through has just shown its last state; one that stopped is read with what it asks.
-            return finished_outcome(self._last_checkpoint) or outcome_of(await graph.aget_state(_latest(self.claim)))
+            return finished_outcome(self._last_checkpoint) or outcome_of(await graph.aget_state(latest(self.claim)))
 
     async def _stream(self, graph: Graph, given: Any, config: RunnableConfig) -> AsyncIterator[tuple[str, Any]]:
         modes = self._modes
@@ -308,96 +292,10 @@ class Execution:
             for event in modes.events(tuple(ns[0]) if ns else (), mode, chunk):
                 yield event
 
-    async def _dispatch(self, graph: Graph, config: RunnableConfig) -> tuple[Dispatch, Any]:
-        """What to hand to the graph. A first attempt with an input needs no look at a thread that rests in peace."""
-        answers = self._kwargs.answers
-        changed = self._changed(graph)
-        if self.claim.attempt == 1 and self._is_input and not (self._may_dangle or changed):
-            return Dispatch.ORIGINAL, self._kwargs.as_input(None)
-        snapshot = await graph.aget_state(_latest(self.claim))
-        open_answers = still_pending(answers, pending_ids(snapshot)) if answers is not None else None
-        dispatch = Dispatch.ORIGINAL
-        if self.claim.attempt > 1:
-            dispatch = recovery(await self._standing(graph, snapshot), is_command=self._kwargs.command is not None)
-        await self._check_revision(graph, snapshot, goes_on=not self._begins(dispatch, snapshot))
-        if self.claim.attempt == 1:
-            self._read = frozenset(open_answers or {})
-            if answers and not open_answers:
-                raise LateAnswer("The question was answered or dropped before this answer's turn came.")
-        if dispatch is Dispatch.ANSWERS:
-            return dispatch, RunKwargs.answers_only(open_answers or {})
-        if self._begins(dispatch, snapshot):
-            await self._repair(graph, snapshot, config)
-        return dispatch, self._kwargs.as_input(open_answers)
-
-    @property
-    def _is_input(self) -> bool:
-        return self._kwargs.command is None and self._kwargs.input is not None
-
-    @property
-    def _may_dangle(self) -> bool:
-        return self._shop.repairs and (self.claim.torn or self._kwargs.checkpoint is not None)
-
-    def _begins(self, dispatch: Dispatch, snapshot: StateSnapshot) -> bool:
-        """Whether the run's input is still to be applied, so that what is pending is left behind."""
-        return self._is_input and dispatch is Dispatch.ORIGINAL and not self._wrote(snapshot)
-
-    def _wrote(self, snapshot: StateSnapshot) -> bool:
-        return (snapshot.metadata or {}).get("run_id") == str(self.claim.run_id)
-
-    def _changed(self, graph: Graph) -> bool:
-        """Whether another revision of the graph wrote the thread's state."""
-        return self.claim.graph_revision not in (None, fingerprint_of(graph))
-
-    async def _check_revision(self, graph: Graph, snapshot: StateSnapshot, *, goes_on: bool) -> None:
-        self._wrote_here = self._wrote(snapshot)
-        then = await written_under(self._shop.revisions, self.claim.graph_id, graph, snapshot.metadata)
-        if then is None:
-            return
-        if goes_on:
-            waiting = waiting_nodes(await saver_of(graph).aget_tuple(snapshot.config))
-            check_waiting(self.claim.graph_id, then, revision_of(graph), waiting)
-        check_readable(self.claim.graph_id, then, revision_of(graph))
-
-    async def _repair(self, graph: Graph, snapshot: StateSnapshot, config: RunnableConfig) -> None:
-        """Answer dangling tool calls where the input is to be applied."""
-        start = self._start()
-        at = {**_latest(self.claim)["configurable"], **start} if start else snapshot.config["configurable"]
-        if not self._shop.repairs or not at.get("checkpoint_id"):
-            return
-        labels = {
-            "graph_id": self.claim.graph_id,
-            "assistant_id": str(self.claim.assistant_id),
-            "repair": REPAIR,
-            "repaired_for": str(self.claim.run_id),
-        }
-        repaired = await answer_dangling_calls(graph, {"configurable": at}, labels, self._kwargs.input)
-        if start and repaired is not None:
-            config["configurable"] |= repaired["configurable"]
-
-    async def _standing(self, graph: Graph, snapshot: StateSnapshot) -> Standing:
-        return Standing(
-            written_by_this_run=self._wrote(snapshot),
-            open_tasks=has_open_tasks(snapshot),
-            at_breakpoint=await self._at_breakpoint(graph, snapshot),
-            command_saved=self.claim.command_saved,
-        )
-
-    async def _at_breakpoint(self, graph: Graph, snapshot: StateSnapshot) -> bool:
-        if not snapshot.next:
-            return False
-        if _names(self._kwargs.interrupt_before, snapshot.next):
-            return True
-        source = (snapshot.metadata or {}).get("source")
-        if not self._kwargs.interrupt_after or source != "loop" or snapshot.parent_config is None:
-            return False
-        parent = await graph.aget_state(snapshot.parent_config)
-        return _names(self._kwargs.interrupt_after, parent.next)
-
     def _graph(self, config: RunnableConfig | None = None) -> Any:
         return self._shop.graphs.open(
             self.claim.graph_id,
-            config or self._config(),
+            config or self._beginning.config(),
             checkpointer=self._saver,
             store=self._shop.stores.of(self.claim.owner),
             context=self._kwargs.context,
@@ -408,53 +306,11 @@ class Execution:
     def _user(self) -> User | None:
         return None if self._kwargs.user is None else User(self._kwargs.user)
 
-    def _config(self) -> RunnableConfig:
-        """The run's config as the graph sees it; identity comes last, so that no request can forge it."""
-        given = self._kwargs.config
-        ids = {
-            "run_id": str(self.claim.run_id),
-            "thread_id": str(self.claim.thread_id),
-            "graph_id": self.claim.graph_id,
-            "assistant_id": str(self.claim.assistant_id),
-        }
-        configurable = {
-            **given.get("configurable", {}),
-            **ids,
-            **identity(self.claim.owner, self._user),
-            "checkpoint_ns": "",
-            **self._start(),
-        }
-        metadata = {**self.claim.metadata, **ids, "run_attempt": self.claim.attempt}
-        config: RunnableConfig = {
-            "configurable": configurable,
-            "metadata": metadata,
-            "run_id": self.claim.run_id,
-        }
-        if limit := given.get("recursion_limit"):
-            config["recursion_limit"] = limit
-        if tags := given.get("tags"):
-            config["tags"] = tags
-        return config
-
-    def _start(self) -> dict[str, Any]:
-        """Where a fork begins; a later attempt goes on from what the first one made of it."""
-        if self._kwargs.checkpoint is None or self.claim.attempt > 1:
-            return {}
-        return dict(self._kwargs.checkpoint)
-
 
 def _result(end: RunEnd) -> bytes | None:
     if end.outcome is None:
         return None
     return result_json(end.outcome, end.error if end.status in FAILED else None)
-
-
-def _latest(run: Claimed) -> RunnableConfig:
-    return {"configurable": {"thread_id": str(run.thread_id), "checkpoint_ns": ""}}
-
-
-def _names(breakpoints: Any, nodes: tuple[str, ...]) -> bool:
-    return bool(breakpoints) and (breakpoints == "*" or not set(breakpoints).isdisjoint(nodes))
 
 
 def _context(graph: Graph, given: Mapping[str, Any] | None) -> Any:
