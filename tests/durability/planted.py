@@ -254,17 +254,6 @@ def plant(faults: str) -> None:
         FAULTS[fault]()
 
 
-def drop_events() -> None:
-    """Every third block of events is not logged."""
-    append, blocks = runs.Runs.append, itertools.count(1)
-
-    async def forgetful(self: runs.Runs, run: runs.Claimed, block: runs.Block) -> None:
-        if next(blocks) % 3:
-            await append(self, run, block)
-
-    runs.Runs.append = forgetful
-
-
 def lost_terminal() -> None:
     """Followers are told that it is over when they have heard three times of a run."""
     follow = events.EventLog.follow
@@ -328,7 +317,6 @@ FAULTS: dict[str, Callable[[], None]] = {
     "no-drain": no_drain,
     "no-reconcile": no_reconcile,
     "no-thread": no_thread,
-    "drop-events": drop_events,
     "lost-terminal": lost_terminal,
     "clocks-rule": clocks_rule,
     "fast-clock": fast_clock,
