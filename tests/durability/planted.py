@@ -29,7 +29,6 @@ from graph import ledger
 from holdfast import app
 from holdfast.__main__ import main
 from holdfast.db import admission, checkpoints, commits, events, liveness, news, pool, runs, sql, store
-from holdfast.rules.run import StopReason
 from holdfast.worker import execute, exits, loop
 
 Follow = Callable[..., AsyncIterator[Any]]
@@ -137,22 +136,6 @@ def ballast() -> None:
 def no_flow_control() -> None:
     """Whatever a client does not read is kept in memory."""
     flow_control.FlowControl.pause_writing = lambda _: None
-
-
-def cut_off() -> None:
-    """A stopping worker does not wait for the end of a step."""
-    execute.Execution.drain = lambda self: self.stop(StopReason.DRAIN)
-
-
-def lost_block() -> None:
-    """One block in seven never reaches the log."""
-    append, blocks = runs.Runs.append, itertools.count(1)
-
-    async def forgetful(self: runs.Runs, *args: Any) -> None:
-        if next(blocks) % 7:
-            await append(self, *args)
-
-    runs.Runs.append = forgetful
 
 
 def _around_streams(wrapped: Callable[[Follow], Follow]) -> None:
@@ -315,8 +298,6 @@ FAULTS: dict[str, Callable[[], None]] = {
     "look-each": look_each,
     "ballast": ballast,
     "no-flow-control": no_flow_control,
-    "cut-off": cut_off,
-    "lost-block": lost_block,
     "no-requeue": no_requeue,
     "new-run-id": new_run_id,
     "saves-late": saves_late,

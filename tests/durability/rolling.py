@@ -342,7 +342,7 @@ R11 = Goal(
         "nodes executed by the new version": 50,
     },
     controls=(
-        Control("cut-off", ("nodes started twice",), rounds=1),
-        Control("lost-block", ("events missing", "events that no replay has"), rounds=1),
+        Control("no-drain", ("nodes started twice",), rounds=1),
+        Control("drop-events", ("events missing", "events that no replay has"), rounds=1),
     ),
 )
