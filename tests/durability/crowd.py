@@ -52,6 +52,8 @@ class Listener(asyncio.Protocol):
     def vanish(self) -> None:
         """Leave with a reset, as a machine that was switched off and on does."""
         assert self.transport is not None
+        if self.closed:
+            return
         sock: socket.socket = self.transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         self.transport.abort()
@@ -116,8 +118,10 @@ class Crowd:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.wait()
+        self._process.stdout.close()
 
     def open(self, paths: Sequence[str], **headers: str) -> int:
         """Open one stream for each path; how many were answered with 200."""

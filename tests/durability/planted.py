@@ -29,7 +29,6 @@ from graph import ledger
 from holdfast import app
 from holdfast.__main__ import main
 from holdfast.db import admission, checkpoints, commits, events, liveness, news, pool, runs, sql, store
-from holdfast.rules.run import StopReason
 from holdfast.worker import beginning, execute, exits, loop
 
 Follow = Callable[..., AsyncIterator[Any]]
@@ -139,22 +138,6 @@ def no_flow_control() -> None:
     flow_control.FlowControl.pause_writing = lambda _: None
 
 
-def cut_off() -> None:
-    """A stopping worker does not wait for the end of a step."""
-    execute.Execution.drain = lambda self: self.stop(StopReason.DRAIN)
-
-
-def lost_block() -> None:
-    """One block in seven never reaches the log."""
-    append, blocks = runs.Runs.append, itertools.count(1)
-
-    async def forgetful(self: runs.Runs, *args: Any) -> None:
-        if next(blocks) % 7:
-            await append(self, *args)
-
-    runs.Runs.append = forgetful
-
-
 def _around_streams(wrapped: Callable[[Follow], Follow]) -> None:
     for verb in ("follow", "follow_thread"):
         setattr(events.EventLog, verb, wrapped(getattr(events.EventLog, verb)))
@@ -254,6 +237,17 @@ def plant(faults: str) -> None:
         FAULTS[fault]()
 
 
+def drop_events() -> None:
+    """Every third block of events is not logged."""
+    append, blocks = runs.Runs.append, itertools.count(1)
+
+    async def forgetful(self: runs.Runs, run: runs.Claimed, block: runs.Block) -> None:
+        if next(blocks) % 3:
+            await append(self, run, block)
+
+    runs.Runs.append = forgetful
+
+
 def lost_terminal() -> None:
     """Followers are told that it is over when they have heard three times of a run."""
     follow = events.EventLog.follow
@@ -304,8 +298,6 @@ FAULTS: dict[str, Callable[[], None]] = {
     "look-each": look_each,
     "ballast": ballast,
     "no-flow-control": no_flow_control,
-    "cut-off": cut_off,
-    "lost-block": lost_block,
     "no-requeue": no_requeue,
     "new-run-id": new_run_id,
     "saves-late": saves_late,
@@ -317,6 +309,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     "no-drain": no_drain,
     "no-reconcile": no_reconcile,
     "no-thread": no_thread,
+    "drop-events": drop_events,
     "lost-terminal": lost_terminal,
     "clocks-rule": clocks_rule,
     "fast-clock": fast_clock,

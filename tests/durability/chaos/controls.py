@@ -111,7 +111,7 @@ CONTROLS: Sequence[Control] = (
         doors=(0, 1),
     ),
     Control(
-        "lost-block",
+        "drop-events",
         ("frames that are not in the log", "frames missed in between"),
         ALONE,
         (Step("effect", 0.2),) * 8,
