@@ -11,8 +11,8 @@ from tests.support.talk import eventually
 
 
 @pytest.fixture
-async def database(empty_database_url: str) -> AsyncIterator[Database]:
-    database = Database(empty_database_url, size=4)
+async def database(database_url: str) -> AsyncIterator[Database]:
+    database = Database(database_url, size=4)
     await database.open()
     yield database
     await database.close()

@@ -21,7 +21,7 @@ from tests.durability.chaos.drawing import NOMINAL_SECONDS, drawn
 from tests.durability.chaos.play import play, tell
 from tests.durability.chaos.schedule import Episode, text
 from tests.durability.chaos.site import Postgres
-from tests.durability.tally import Tally, finish, say
+from tests.durability.tally import Tally, say
 
 SECONDS = 600.0
 
@@ -85,7 +85,9 @@ def main() -> None:
         return
     say(f"{len(episodes)} episodes, --seed {given.seed}")
     directory = Path(tempfile.mkdtemp(prefix="holdfast-chaos-seed-"))
-    finish(played(episodes, given.seed, directory, time.monotonic() + max(given.seconds, 2 * NOMINAL_SECONDS)))
+    tally = played(episodes, given.seed, directory, time.monotonic() + max(given.seconds, 2 * NOMINAL_SECONDS))
+    say(f"\n{tally}")
+    raise SystemExit(1 if tally.failures else 0)
 
 
 if __name__ == "__main__":
