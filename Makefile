@@ -8,8 +8,9 @@ UV := $(BIN)/uv
 serve: .venv/ready
 	@exec $(BIN)/holdfast serve
 
+# Most tests wait for a server or a timer: two processes of them need little more than one. A file stays together.
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: .venv/ready
 	$(BIN)/ruff check .
