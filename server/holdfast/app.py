@@ -69,10 +69,11 @@ from holdfast.settings import Settings
 from holdfast.wire import sse
 from holdfast.wire.webhooks import custom_headers
 from holdfast.worker import exits
-from holdfast.worker.approvals import keep_deadlines
+from holdfast.worker.approvals import act_on_due
 from holdfast.worker.catalog import GraphCatalog
 from holdfast.worker.checkup import Checkup
-from holdfast.worker.crons import keep_time
+from holdfast.worker.clock import keep_looking
+from holdfast.worker.crons import fire_due
 from holdfast.worker.execute import Workshop
 from holdfast.worker.graphs import Graphs
 from holdfast.worker.housekeeping import heal, keep_house, sweep_store
@@ -204,8 +205,9 @@ async def _assembled(
         stack.push_async_callback(tasks.stop)
         services = _services(parts, worker or Idle(), gate)
         if worker is not None and part != "isolated":
-            tasks.start("crons", keep_time(parts.crons, partial(fire, services)))
-            tasks.start("deadlines", keep_deadlines(parts.approvals, partial(expire, services)))
+            tasks.start("crons", keep_looking(partial(fire_due, parts.crons, partial(fire, services)), "crons"))
+            deadlines = partial(act_on_due, parts.approvals, partial(expire, services))
+            tasks.start("deadlines", keep_looking(deadlines, "deadlines"))
         yield Running(services, _http(services, project, custom), worker, failed, over), url
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -11,37 +11,20 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 
 from holdfast.rules.approval import ApprovalState, Outcome
 from holdfast.wire import codec
-from holdfast.wire.times import time
+from holdfast.wire.runs import listed
+from holdfast.wire.times import moment, time
 
 MOST_OFFSET = 2**63 - 1
-YEARS = range(1970, 9000)
-"""Beyond them a time may not survive a change of time zone."""
-
-
-def _moment(value: object) -> object:
-    """A time as text; without an offset it is UTC."""
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise ValueError("must be an ISO-8601 time")
-    moment = datetime.fromisoformat(value)
-    if moment.year not in YEARS:
-        raise ValueError("must be an ISO-8601 time of this age")
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _listed(value: object) -> object:
-    return [value] if isinstance(value, str) else value
 
 
 _STATE = {"type": "string", "enum": [state.value for state in ApprovalState]}
 States = Annotated[
     list[ApprovalState],
-    BeforeValidator(_listed),
+    BeforeValidator(listed),
     Field(min_length=1),
     WithJsonSchema({"anyOf": [_STATE, {"type": "array", "items": _STATE, "minItems": 1}]}),
 ]
-Moment = Annotated[datetime, BeforeValidator(_moment)]
+Moment = Annotated[datetime, BeforeValidator(moment)]
 
 
 class ApprovalSearch(BaseModel):

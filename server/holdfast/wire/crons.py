@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -13,7 +13,7 @@ from holdfast.errors import Invalid
 from holdfast.rules.caller import LOCAL
 from holdfast.wire import codec
 from holdfast.wire.runs import ConfigBody, Durability, RunCreate
-from holdfast.wire.times import time
+from holdfast.wire.times import moment, time
 
 OnRunCompleted = Literal["delete", "keep"]
 SortBy = Literal["cron_id", "assistant_id", "thread_id", "created_at", "updated_at", "next_run_date", "end_time"]
@@ -35,23 +35,9 @@ Shown = Literal[
     "enabled",
 ]
 
-YEARS = range(1970, 9000)
-"""Beyond them a time may not survive a change of time zone."""
 
 OF_THE_CRON = frozenset({"schedule", "timezone", "end_time", "enabled", "on_run_completed"})
 """Fields of the request that say when; the others say what."""
-
-
-def _moment(value: object) -> object:
-    """A time as text; without an offset it is UTC."""
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise ValueError("must be an ISO-8601 time")
-    moment = datetime.fromisoformat(value)
-    if moment.year not in YEARS:
-        raise ValueError("must be an ISO-8601 time of this age")
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 class CronCreate(RunCreate):
@@ -76,7 +62,7 @@ class CronCreate(RunCreate):
     enabled: bool = True
     on_run_completed: OnRunCompleted | None = None
 
-    _moment = field_validator("end_time", mode="before")(_moment)
+    _moment = field_validator("end_time", mode="before")(moment)
 
     @field_validator("enabled", mode="before")
     @classmethod
@@ -109,7 +95,7 @@ class CronPatch(BaseModel):
     stream_resumable: bool | None = None
     durability: Durability | None = None
 
-    _moment = field_validator("end_time", mode="before")(_moment)
+    _moment = field_validator("end_time", mode="before")(moment)
 
     def changes(self) -> dict[str, Any]:
         """What was asked to be different, as JSON."""

@@ -57,7 +57,8 @@ MOST_PRIORITY = 10
 """Runs have priorities from -10 to 10, as the table's CHECK says; one step is worth a minute of waiting."""
 
 
-def _listed(value: object) -> object:
+def listed(value: object) -> object:
+    """One name is a list of one."""
     return [value] if isinstance(value, str) else value
 
 
@@ -122,16 +123,16 @@ class RunCreate(BaseModel):
     metadata: dict[str, Any] = Field(default_factory=dict)
     checkpoint: CheckpointBody | None = None
     checkpoint_id: str | None = None
-    interrupt_before: Annotated[Nodes, BeforeValidator(lambda v: v if v == "*" else _listed(v))] | None = None
-    interrupt_after: Annotated[Nodes, BeforeValidator(lambda v: v if v == "*" else _listed(v))] | None = None
+    interrupt_before: Annotated[Nodes, BeforeValidator(lambda v: v if v == "*" else listed(v))] | None = None
+    interrupt_after: Annotated[Nodes, BeforeValidator(lambda v: v if v == "*" else listed(v))] | None = None
     stream_mode: Annotated[
-        list[str], BeforeValidator(_listed), WithJsonSchema({"anyOf": [_MODE, {"type": "array", "items": _MODE}]})
+        list[str], BeforeValidator(listed), WithJsonSchema({"anyOf": [_MODE, {"type": "array", "items": _MODE}]})
     ] = Field(default_factory=lambda: ["values"])
     stream_subgraphs: bool = False
     stream_resumable: bool = False
     feedback_keys: list[str] | None = None
     multitask_strategy: Strategy = "enqueue"
-    if_thread_status: Annotated[list[ThreadStatus], BeforeValidator(_listed), Field(min_length=1)] | None = None
+    if_thread_status: Annotated[list[ThreadStatus], BeforeValidator(listed), Field(min_length=1)] | None = None
     on_pending_interrupt: OnPending = "discard"
     if_not_exists: Literal["create", "reject"] = "reject"
     after_seconds: Annotated[float, Field(ge=0, le=31_536_000)] | None = None

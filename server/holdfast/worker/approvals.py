@@ -12,36 +12,24 @@ looked at again with the next round, and what somebody else settled is not due a
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from holdfast.db.approvals import Approvals
-from holdfast.errors import Conflict, DatabaseError, DatabaseUnavailable, HoldfastError
+from holdfast.errors import Conflict, DatabaseUnavailable, HoldfastError
 from holdfast.wire.approvals import escalation
+from holdfast.worker.clock import until_next
 
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
 """How late a deadline may be that is shorter than this."""
 
-PAUSE_AFTER_ERROR = 0.5
 BATCH = 100
 
 Expire = Callable[[Mapping[str, Any]], Awaitable[None]]
 """Admits the run that gives a deadline's answer; a refusal is an exception."""
-
-
-async def keep_deadlines(approvals: Approvals, expire: Expire) -> None:
-    """Act on what is due until cancelled."""
-    while True:
-        try:
-            seconds = await act_on_due(approvals, expire)
-        except DatabaseError as error:
-            logger.warning("deadlines have to wait: %s", error)
-            seconds = PAUSE_AFTER_ERROR
-        await asyncio.sleep(seconds)
 
 
 async def act_on_due(approvals: Approvals, expire: Expire) -> float:
@@ -51,8 +39,7 @@ async def act_on_due(approvals: Approvals, expire: Expire) -> float:
             await approvals.escalate(due["approval_id"], escalation(due))
         else:
             await _expire_one(approvals, expire, due)
-    seconds = await approvals.seconds_to_next()
-    return POLL_SECONDS if seconds is None else min(max(seconds, 0.0), POLL_SECONDS)
+    return until_next(await approvals.seconds_to_next(), poll=POLL_SECONDS)
 
 
 async def _expire_one(approvals: Approvals, expire: Expire, due: Mapping[str, Any]) -> None:

@@ -16,36 +16,24 @@ What is due is the business of `rules/schedule.py`; due times that passed while 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 
 from holdfast.db.crons import Crons, DueCron
-from holdfast.errors import DatabaseError, DatabaseUnavailable, HoldfastError
+from holdfast.errors import DatabaseUnavailable, HoldfastError
 from holdfast.rules.schedule import Schedule
+from holdfast.worker.clock import until_next
 
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 5.0
 """How late a cron may be that was created elsewhere a moment before it is due."""
 
-PAUSE_AFTER_ERROR = 0.5
 BATCH = 100
 
 Fire = Callable[[DueCron, Schedule], Awaitable[None]]
 """Starts a cron's run and moves the cron on, in one transaction; a refusal is an exception."""
-
-
-async def keep_time(crons: Crons, fire: Fire) -> None:
-    """Fire what is due until cancelled."""
-    while True:
-        try:
-            seconds = await fire_due(crons, fire)
-        except DatabaseError as error:
-            logger.warning("crons have to wait: %s", error)
-            seconds = PAUSE_AFTER_ERROR
-        await asyncio.sleep(seconds)
 
 
 async def fire_due(crons: Crons, fire: Fire) -> float:
@@ -55,8 +43,7 @@ async def fire_due(crons: Crons, fire: Fire) -> float:
         await _fire_one(crons, fire, cron)
     if len(due) == BATCH:
         return 0.0
-    seconds = await crons.seconds_to_next()
-    return POLL_SECONDS if seconds is None else min(max(seconds, 0.0), POLL_SECONDS)
+    return until_next(await crons.seconds_to_next(), poll=POLL_SECONDS)
 
 
 async def _fire_one(crons: Crons, fire: Fire, cron: DueCron) -> None:
