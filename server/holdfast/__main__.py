@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from uuid import UUID
 
 import typer
 
@@ -75,9 +76,9 @@ def worker(config: Config = None, data_dir: DataDir = None, database_url: Databa
 
 
 @cli.command(hidden=True)
-def isolated() -> None:
-    """Execute one run that took workers down before, and leave; workers start this."""
-    _run("isolated")
+def isolated(run_id: UUID) -> None:
+    """Execute this run, which took workers down before, until it has got on; workers start this."""
+    _run("isolated", run_id)
 
 
 @cli.command()
@@ -135,7 +136,7 @@ def main() -> None:
         raise SystemExit(1) from None
 
 
-def _run(part: Literal["serve", "api", "worker", "isolated"], **given: Any) -> None:
+def _run(part: Literal["serve", "api", "worker", "isolated"], suspect: UUID | None = None, **given: Any) -> None:
     import gc
 
     # What is loaded at start stays: looking for garbage in it costs a tenth of the start, and a bit of every run after.
@@ -149,7 +150,7 @@ def _run(part: Literal["serve", "api", "worker", "isolated"], **given: Any) -> N
         gc.enable()
         print(welcome(settings, part, url, database_url, auth), flush=True)
 
-    _main(run(settings, part, ready))
+    _main(run(settings, part, ready, suspect))
 
 
 def _settings(**given: Any) -> Settings:

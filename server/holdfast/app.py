@@ -1,4 +1,4 @@
-"""The only place where things are built and wired.
+"""Where things are built and wired; `parts.py` has what everybody shares, `working.py` the worker.
 
     serve     the API and a worker in one process (the default)
     api       the API alone; runs wait for a worker elsewhere
@@ -22,10 +22,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
+from uuid import UUID
 
-import uuid_utils.compat as uuids
-from langgraph.store.base import BaseStore
 from starlette.types import ASGIApp
 
 from holdfast.api.application import create_app, not_ready, serving
@@ -37,36 +36,17 @@ from holdfast.api.customauth import CustomGate
 from holdfast.api.deps import Dispatcher, Idle, Services
 from holdfast.db.a2a import Tasks as A2ATasks
 from holdfast.db.admission import Admissions
-from holdfast.db.approvals import Approvals
-from holdfast.db.assistants import Assistants
-from holdfast.db.bell import Bell
 from holdfast.db.copies import Copies
-from holdfast.db.crons import Crons
 from holdfast.db.embedded import EmbeddedPostgres
-from holdfast.db.events import EventLog
-from holdfast.db.healing import Healing
-from holdfast.db.idempotency import IdempotencyKeys
-from holdfast.db.liveness import Liveness, Reports
-from holdfast.db.metrics import Sizes
 from holdfast.db.migrate import migrate
-from holdfast.db.pool import Database
 from holdfast.db.presence import wait_for
-from holdfast.db.revisions import Revisions
-from holdfast.db.runs import Runs
-from holdfast.db.store import PooledStore
-from holdfast.db.threads import Threads
-from holdfast.db.trees import Stores
-from holdfast.db.webhooks import Deliveries
 from holdfast.errors import Invalid, ProjectError, SettingsError
+from holdfast.parts import Parts, default_ttl, opened
 from holdfast.process import Server, Tasks, allow_many_files, first, leave_within, listen, own_url, signals
 from holdfast.project import Project, load_project
-from holdfast.rules.approval import Policies
 from holdfast.rules.caller import LOCAL
-from holdfast.rules.thread import Ttl
 from holdfast.rules.webhook import UrlPolicy
-from holdfast.sections import StoreTtl, ThreadTtl
 from holdfast.settings import Settings
-from holdfast.wire import sse
 from holdfast.wire.webhooks import custom_headers
 from holdfast.worker import exits
 from holdfast.worker.approvals import act_on_due
@@ -74,16 +54,11 @@ from holdfast.worker.catalog import GraphCatalog
 from holdfast.worker.checkup import Checkup
 from holdfast.worker.clock import keep_looking
 from holdfast.worker.crons import fire_due
-from holdfast.worker.execute import Workshop
 from holdfast.worker.graphs import Graphs
-from holdfast.worker.housekeeping import heal, keep_house, sweep_store
-from holdfast.worker.isolation import Isolation
 from holdfast.worker.loop import Worker
-from holdfast.worker.measuring import measure_threads
-from holdfast.worker.pruning import Pruner, sweep_expired
 from holdfast.worker.states import States
-from holdfast.worker.stores import opened_store
-from holdfast.worker.webhooks import Courier, Post
+from holdfast.worker.webhooks import Post
+from holdfast.working import isolated, working
 
 logger = logging.getLogger(__name__)
 
@@ -106,10 +81,16 @@ class Running:
     """An isolated worker has done what it was started for."""
 
 
-async def run(settings: Settings, part: Part, announce: Callable[[str, str, str | None], None]) -> None:
+async def run(
+    settings: Settings,
+    part: Part,
+    announce: Callable[[str, str, str | None], None],
+    suspect: UUID | None = None,
+) -> None:
     """Run until a signal comes.
 
     Args:
+        suspect: the one run that an isolated worker is for.
         announce: called once when ready, with the API's URL ("" for a worker), the database's, and the project's
             `auth.path`.
     """
@@ -122,7 +103,7 @@ async def run(settings: Settings, part: Part, announce: Callable[[str, str, str 
     listener = listen(settings) if part in SERVING else None
     prefix = _mount_prefix(settings, project)
     base_url = own_url(settings, listener) + prefix
-    async with _assembled(settings, project, part, base_url, listener) as (running, database_url):
+    async with _assembled(settings, project, part, base_url, listener, suspect) as (running, database_url):
         stop = signals()
         server = Server(running.http, listener) if listener else None
         answering = asyncio.create_task(server.serve(), name="http") if server else None
@@ -151,35 +132,14 @@ async def _leave(running: Running, grace: float, stop: asyncio.Queue[None]) -> N
     running.services.closing.set()
 
 
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """What the API and a worker share."""
-
-    project: Project
-    settings: Settings
-    graphs: Graphs
-    database: Database
-    bell: Bell
-    runs: Runs
-    threads: Threads
-    keys: IdempotencyKeys
-    events: EventLog
-    crons: Crons
-    approvals: Approvals
-    policies: Policies
-    deliveries: Deliveries
-    assistants: Assistants
-    revisions: Revisions
-    store: BaseStore
-    stores: Stores
-    pruner: Pruner
-    post: Post | None
-    ttl: ThreadTtl
-
-
 @asynccontextmanager
 async def _assembled(
-    settings: Settings, project: Project, part: Part, base_url: str, listener: socket.socket | None
+    settings: Settings,
+    project: Project,
+    part: Part,
+    base_url: str,
+    listener: socket.socket | None,
+    suspect: UUID | None,
 ) -> AsyncIterator[tuple[Running, str]]:
     async with AsyncExitStack() as stack:
         post = _post(settings, project, base_url)
@@ -194,144 +154,24 @@ async def _assembled(
         )
         gate, custom = await _own_code(settings, project, graphs, part, stack)
         await migrate(listen_url or url, vector_dims=project.vector_dims)
-        parts = await _parts(settings, project, graphs, post, url, listen_url, stack)
+        parts = await opened(settings, project, graphs, post, (url, listen_url), stack)
         worker = None
-        if part == "isolated":
-            worker = await _isolated(parts, url, listen_url, stack, tasks, over)
+        if suspect is not None:
+            worker = await isolated(parts, suspect, over, stack, tasks)
         elif part != "api":
-            worker = await _working(parts, url, listen_url, stack, tasks)
+            worker = await working(parts, stack, tasks)
         tasks.start("bell", parts.bell.listen(), may_end=True)
         tasks.start("news", parts.events.watch())
         stack.push_async_callback(tasks.stop)
         services = _services(parts, worker or Idle(), gate)
-        if worker is not None and part != "isolated":
+        if worker is not None and suspect is None:
             tasks.start("crons", keep_looking(partial(fire_due, parts.crons, partial(fire, services)), "crons"))
             deadlines = partial(act_on_due, parts.approvals, partial(expire, services))
             tasks.start("deadlines", keep_looking(deadlines, "deadlines"))
         yield Running(services, _http(services, project, custom), worker, failed, over), url
 
 
-async def _parts(
-    settings: Settings,
-    project: Project,
-    graphs: Graphs,
-    post: Post | None,
-    url: str,
-    listen_url: str | None,
-    stack: AsyncExitStack,
-) -> _Parts:
-    database = Database(url, size=settings.pool_size, transaction_pooler=settings.pooler == "transaction")
-    await database.open()
-    stack.push_async_callback(database.close)
-    bell = Bell(database, listen_url)
-    stack.push_async_callback(bell.close)
-    ttl = project.sections.checkpointer.ttl or ThreadTtl()
-    policies = project.sections.approvals.policies
-    runs, threads = Runs(database, policies), Threads(database, _default_ttl(ttl))
-    events = EventLog(database, runs, bell, sse.split)
-    store = await stack.enter_async_context(opened_store(project, graphs, database))
-    assistants = Assistants(database, graphs.ids())
-    for graph_id in graphs.ids():
-        await assistants.put_system(graph_id, graphs.name(graph_id), graphs.description(graph_id))
-    revisions = Revisions(database)
-    for graph_id, revision in graphs.revisions().items():
-        await revisions.record(graph_id, revision)
-    return _Parts(
-        project=project,
-        settings=settings,
-        graphs=graphs,
-        database=database,
-        bell=bell,
-        runs=runs,
-        threads=threads,
-        keys=IdempotencyKeys(database),
-        events=events,
-        crons=Crons(database),
-        approvals=Approvals(database),
-        policies=policies,
-        deliveries=Deliveries(database),
-        assistants=assistants,
-        revisions=revisions,
-        store=store,
-        stores=Stores(store, shared=project.sections.auth.path is not None),
-        pruner=Pruner(database, threads, graphs, store, events),
-        post=post,
-        ttl=ttl,
-    )
-
-
-async def _working(parts: _Parts, url: str, listen_url: str | None, stack: AsyncExitStack, tasks: Tasks) -> Worker:
-    """The worker and its side tasks, at work."""
-    settings, worker_id = parts.settings, uuids.uuid7()
-    courier = Courier(worker_id, parts.deliveries, parts.post) if parts.post else None
-    isolation = Isolation(parts.runs, {"HOLDFAST_CONFIG": str(settings.config), "DATABASE_URL": url})
-    worker = Worker(worker_id, _workshop(parts, courier), slots=settings.slots, suspect_found=isolation.wake)
-    await _start_worker(worker, settings, listen_url or url, listen_url is not None, stack)
-    tasks.start("worker", worker.run(), may_end=True)
-    tasks.start("isolation", isolation.run())
-    stack.push_async_callback(isolation.close)
-    keep_days = parts.project.sections.approvals.keep_days
-    house = keep_house(
-        worker,
-        parts.threads,
-        parts.events,
-        parts.keys,
-        parts.deliveries,
-        parts.approvals,
-        event_ttl=settings.event_ttl_seconds,
-        keep_approvals=keep_days * 86_400 if keep_days else None,
-    )
-    tasks.start("housekeeping", house)
-    tasks.start("healing", heal(Healing(parts.database), parts.revisions, parts.graphs))
-    tasks.start("measuring", measure_threads(Sizes(parts.database)))
-    if courier is not None:
-        tasks.start("webhooks", courier.run())
-    if isinstance(parts.store, PooledStore):
-        every = (parts.project.sections.store.ttl or StoreTtl()).sweep_interval_minutes * 60
-        tasks.start("store-sweep", sweep_store(parts.store, every=every))
-    ttl = parts.ttl
-    sweep = sweep_expired(
-        parts.pruner,
-        interval=ttl.sweep_interval_minutes * 60,
-        limit=ttl.sweep_limit,
-        interrupted=ttl.include_interrupted,
-    )
-    tasks.start("expiry", sweep)
-    return worker
-
-
-async def _isolated(
-    parts: _Parts, url: str, listen_url: str | None, stack: AsyncExitStack, tasks: Tasks, over: asyncio.Event
-) -> Worker:
-    """A worker without side tasks, whose one run may take it down."""
-    worker = Worker(uuids.uuid7(), _workshop(parts, None), slots=1)
-    await _start_worker(worker, parts.settings, listen_url or url, listen_url is not None, stack)
-
-    async def work() -> None:
-        await worker.run_suspect()
-        over.set()
-
-    tasks.start("worker", work(), may_end=True)
-    return worker
-
-
-def _workshop(parts: _Parts, courier: Courier | None) -> Workshop:
-    return Workshop(
-        parts.database,
-        parts.runs,
-        parts.events,
-        parts.bell,
-        parts.graphs,
-        parts.stores,
-        parts.revisions,
-        parts.settings.crash_budget,
-        parts.settings.run_timeout_seconds,
-        parts.project.sections.healing.dangling_tool_calls,
-        courier,
-    )
-
-
-def _services(parts: _Parts, dispatcher: Dispatcher, gate: Gate) -> Services:
+def _services(parts: Parts, dispatcher: Dispatcher, gate: Gate) -> Services:
     return Services(
         settings=parts.settings,
         sections=parts.project.sections,
@@ -339,7 +179,7 @@ def _services(parts: _Parts, dispatcher: Dispatcher, gate: Gate) -> Services:
         assistants=parts.assistants,
         threads=parts.threads,
         copies=Copies(parts.database),
-        admissions=Admissions(parts.database, _default_ttl(parts.ttl)),
+        admissions=Admissions(parts.database, default_ttl(parts.ttl)),
         keys=parts.keys,
         runs=parts.runs,
         tasks=A2ATasks(parts.database),
@@ -431,28 +271,6 @@ def _check_owners(project: Project, settings: Settings) -> None:
         raise SettingsError(f"HOLDFAST_API_KEYS: beside store.path no key may be named {LOCAL.owner!r}")
 
 
-async def _start_worker(worker: Worker, settings: Settings, url: str, sessions: bool, stack: AsyncExitStack) -> None:
-    loop = asyncio.get_running_loop()
-    liveness = Liveness(
-        url,
-        worker_id=worker.worker_id,
-        lease=settings.lease_seconds,
-        sessions=sessions,
-        reports=Reports(
-            dead=lambda dead: _from_thread(loop, worker.dead_workers, dead),
-            lost=lambda: _from_thread(loop, worker.check_claims),
-            back=lambda: _from_thread(loop, worker.check_claims),
-        ),
-    )
-    await asyncio.to_thread(liveness.start)
-    stack.push_async_callback(asyncio.to_thread, liveness.stop)
-
-
-def _from_thread(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: Any) -> None:
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(call, *args)
-
-
 def _answer_meanwhile(listener: socket.socket | None, meanwhile: AsyncExitStack) -> None:
     """Say that we are here and not ready, until the database is."""
     if listener is None:
@@ -465,10 +283,6 @@ def _answer_meanwhile(listener: socket.socket | None, meanwhile: AsyncExitStack)
         await answering
 
     meanwhile.push_async_callback(stop)
-
-
-def _default_ttl(section: ThreadTtl) -> Ttl | None:
-    return Ttl(section.default_ttl, section.strategy) if section.default_ttl else None
 
 
 async def _database_url(

@@ -10,14 +10,14 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from holdfast.db.runs import Claimed, RunEnd, claiming
+from holdfast.db.runs import Claimed, RunEnd
 from holdfast.db.sql import statements
 from holdfast.rules.recovery import SUSPECT_AFTER
 from holdfast.rules.run import RunStatus
 from tests.db.stage import ANN, ASSISTANT, Stage, opened, outcome, together
 
 pytestmark = pytest.mark.anyio
-CLAIM = {"worker_id": uuid4(), "limit": 1, "owner": "ann", "suspects": False, "suspect_after": SUSPECT_AFTER}
+CLAIM = {"worker_id": uuid4(), "limit": 1, "owner": "ann", "suspect_after": SUSPECT_AFTER}
 
 
 async def test_many_claimers_at_once_claim_every_run_exactly_once(stage: Stage) -> None:
@@ -191,8 +191,8 @@ async def test_a_long_queue_is_worked_along_its_indexes(long_queue: str) -> None
         row = conn.execute("SELECT run_id, thread_id FROM holdfast.runs WHERE status = 'pending' LIMIT 1").fetchone()
         assert row is not None
         for query, params, at_most in [
-            (claiming("claim"), {**CLAIM, "limit": 10}, 200),
-            (claiming("claim_this"), {**CLAIM, "run_id": row["run_id"]}, 10),
+            (statements("runs")["claim"], {**CLAIM, "limit": 10}, 200),
+            (statements("runs")["claim_this"], {**CLAIM, "run_id": row["run_id"]}, 10),
             (statements("runs")["active"], {"thread_id": row["thread_id"]}, 100),
         ]:
             nodes = explained(conn, query, params)

@@ -233,11 +233,17 @@ async def test_a_takeover_counts_a_crash_and_a_hand_back_does_not(stage: Stage) 
     assert (last.attempt, last.crashes) == (3, 1)
 
 
+async def claimed(stage: Stage, run_id: UUID) -> Claimed | None:
+    """The run that waits, claimed by whom it waits for."""
+    if claims := await stage.runs.claim(stage.worker_id, limit=1):
+        assert [claim.run_id for claim in claims] == [run_id]
+        return claims[0]
+    return await stage.runs.claim_suspect(stage.worker_id, run_id)
+
+
 async def crashed(stage: Stage, run_id: UUID) -> int:
     """How many crashes a run is charged with after one more."""
-    claims = await stage.runs.claim(stage.worker_id, limit=1)
-    (claim,) = claims or await stage.runs.claim(stage.worker_id, limit=1, suspects=True)
-    assert claim.run_id == run_id
+    assert await claimed(stage, run_id) is not None
     await stage.register(stage.worker_id)
     return (await stage.runs.requeue_dead([stage.worker_id]))[run_id]
 
@@ -245,26 +251,55 @@ async def crashed(stage: Stage, run_id: UUID) -> int:
 async def test_a_run_that_gets_on_is_charged_with_its_last_crash_alone(stage: Stage) -> None:
     run_id, _ = await stage.admit(await stage.thread())
     assert [await crashed(stage, run_id) for _ in range(3)] == [1, 2, 3]
-    await stage.sql(
-        "INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, checkpoint, metadata)"
-        " SELECT thread_id::text, '', 'c', '{}', jsonb_build_object('run_id', run_id, 'run_attempt', 4)"
-        " FROM holdfast.runs WHERE run_id = %s",
-        run_id,
-    )
+    await saved_a_checkpoint(stage, run_id, attempt=4)
     assert [await crashed(stage, run_id) for _ in range(2)] == [1, 2]
 
 
-async def test_a_suspect_is_claimed_by_those_who_ask_for_suspects(stage: Stage) -> None:
+async def saved_a_checkpoint(stage: Stage, run_id: UUID, *, attempt: int) -> None:
+    await stage.sql(
+        "INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, checkpoint, metadata)"
+        " SELECT thread_id::text, '', 'c', '{}', jsonb_build_object('run_id', run_id, 'run_attempt', %s::int)"
+        " FROM holdfast.runs WHERE run_id = %s",
+        attempt,
+        run_id,
+    )
+
+
+async def test_a_suspect_is_claimed_by_those_who_look_for_suspects(stage: Stage) -> None:
     run_id, _ = await stage.admit(await stage.thread())
     await crashed(stage, run_id)
-    assert not await stage.runs.suspect_due()
-    assert not await stage.runs.claim(stage.worker_id, limit=1, suspects=True)
+    assert await stage.runs.suspect() is None
     await crashed(stage, run_id)
-    assert await stage.runs.suspect_due()
+    assert await stage.runs.suspect() == run_id
     assert not await stage.runs.claim(stage.worker_id, limit=1)
-    (claim,) = await stage.runs.claim(stage.worker_id, limit=1, suspects=True)
-    assert (claim.run_id, claim.crashes) == (run_id, 2)
-    assert not await stage.runs.suspect_due()
+    claim = await stage.runs.claim_suspect(stage.worker_id, run_id)
+    assert claim is not None
+    assert claim.crashes == 2
+    assert await stage.runs.suspect() is None
+    assert await stage.runs.claim_suspect(stage.worker_id, run_id) is None
+
+
+async def test_a_suspect_whose_thread_is_busy_waits_like_any_run(stage: Stage) -> None:
+    thread_id = await stage.thread()
+    before = await stage.started(thread_id)
+    run_id, _ = await stage.admit(thread_id)
+    await stage.sql("UPDATE holdfast.runs SET crashes = 2 WHERE run_id = %s", run_id)
+    assert await stage.runs.suspect() is None
+    await stage.runs.end(before, RunEnd(RunStatus.SUCCESS, outcome()))
+    assert await stage.runs.suspect() == run_id
+
+
+async def test_a_suspect_that_is_handed_back_after_a_step_is_one_no_more(stage: Stage) -> None:
+    run_id, _ = await stage.admit(await stage.thread())
+    assert [await crashed(stage, run_id) for _ in range(2)] == [1, 2]
+    alone = await claimed(stage, run_id)
+    assert alone is not None
+    await saved_a_checkpoint(stage, run_id, attempt=alone.attempt)
+    assert await stage.runs.hand_back(alone)
+    again = await stage.claim()
+    assert (again.run_id, again.crashes) == (run_id, 0)
+    await stage.runs.hand_back(again)
+    assert (await stage.claim()).crashes == 0
 
 
 async def test_a_run_that_nobody_executed_has_taken_nobody_down(stage: Stage) -> None:

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from holdfast.db.runs import OWNERS_A_LOOK, RunEnd, Runs, claiming
+from holdfast.db.runs import OWNERS_A_LOOK, RunEnd, Runs
 from holdfast.db.sql import statements
 from holdfast.rules.caller import Caller
 from holdfast.rules.run import RunStatus
@@ -185,6 +185,6 @@ def test_a_turn_is_found_along_the_indexes_whatever_waits(database_url: str, que
             assert rows_read(turns) <= 2 * OWNERS_A_LOOK + 2
             row = conn.execute(statements("runs")["turns"], {"after": "", "owners": 1}).fetchone()
             assert row is not None
-            claim = explained(conn, claiming("claim"), {**CLAIM, "owner": row["owner"]})
+            claim = explained(conn, statements("runs")["claim"], {**CLAIM, "owner": row["owner"]})
             assert not [node for node in claim if node["Node Type"] == "Seq Scan"]
             assert rows_read(claim) <= 30

@@ -12,6 +12,8 @@ from tests.support.talk import new_thread, until
 
 ACTIVE = {"pending", "running"}
 WAIT_SECONDS = 60.0
+LOOK_SECONDS = 0.2
+"""Between two looks at what a thread is doing: proofs share two cores with what they attack."""
 
 How = Literal["background", "stream"]
 
@@ -61,7 +63,7 @@ class Client:
     def settled(self, thread: str, seconds: float = WAIT_SECONDS) -> bool:
         """Wait until no run of the thread is pending or running; whether that came true."""
         try:
-            until(lambda: not ACTIVE & set(self.statuses(thread).values()), "every run is over", seconds)
+            until(lambda: not ACTIVE & set(self.statuses(thread).values()), "every run is over", seconds, LOOK_SECONDS)
         except AssertionError:
             return False
         return True

@@ -26,7 +26,7 @@ from psycopg import AsyncConnection
 from uvicorn.protocols.http import flow_control
 
 from graph import ledger
-from holdfast import app
+from holdfast import working
 from holdfast.__main__ import main
 from holdfast.db import admission, checkpoints, commits, events, liveness, news, pool, runs, sql, store
 from holdfast.worker import beginning, execute, exits, loop
@@ -216,7 +216,7 @@ def no_reconcile() -> None:
 
 def no_thread() -> None:
     """The event loop keeps the lease."""
-    start, beat = app._start_worker, liveness.Liveness._beat
+    start, beat = working._start_worker, liveness.Liveness._beat
 
     async def start_on_the_loop(*given: object) -> None:
         loop = asyncio.get_running_loop()
@@ -228,7 +228,7 @@ def no_thread() -> None:
         liveness.Liveness._beat = beat_on_the_loop
         await start(*given)
 
-    app._start_worker = start_on_the_loop
+    working._start_worker = start_on_the_loop
 
 
 def plant(faults: str) -> None:

@@ -27,10 +27,10 @@ from tests.support.postgres import Cluster
 from tests.support.server import Server
 from tests.support.talk import until
 
-CLIENTS = 6
-STEPS, STEP_SECONDS = 6, 0.005
+CLIENTS = 4
+STEPS, STEP_SECONDS = 8, 0.002
 RUNS_PER_KILL = 3
-SECONDS_BETWEEN_KILLS = 0.6
+SECONDS_BETWEEN_KILLS = 0.55
 """At most, unless the clients have not got on meanwhile."""
 DOUBLED_AT_MOST = 0.02
 SETTLED_WITHIN = 60.0

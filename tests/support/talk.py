@@ -105,12 +105,12 @@ def run_status(http: httpx.Client, thread: str, run: str) -> str:
     return str(http.get(f"/threads/{thread}/runs/{run}").json()["status"])
 
 
-def until(check: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
+def until(check: Callable[[], T], what: str, seconds: float = PATIENCE, pause: float = PAUSE) -> T:
     """Poll until `check` is true; its value. Fails when it does not come true in time."""
     deadline = time.monotonic() + seconds
     while not (found := check()):
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(PAUSE)
+        time.sleep(pause)
     return found
 
 

@@ -92,6 +92,8 @@ class FencedSaver(AsyncPostgresSaver):
         self._idle.set()
         self.graph_revision: str | None = None
         """The fingerprint of the graph that writes here, kept with every checkpoint."""
+        self.steps_saved = 0
+        """Supersteps of the graph and its subgraphs; inputs do not count."""
 
     async def quiet(self) -> None:
         """Wait until nothing is being saved: a graph that is cancelled more than once leaves its saves behind."""
@@ -208,6 +210,7 @@ class FencedSaver(AsyncPostgresSaver):
                 "metadata": Jsonb(_plain(labels)),
             },
         )
+        self.steps_saved += metadata.get("source") == "loop"
         return {
             "configurable": {
                 "thread_id": configurable["thread_id"],

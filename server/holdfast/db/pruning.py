@@ -47,7 +47,6 @@ class Pruning:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._sql = statements("pruning")
-        self._heads = self._sql["heads"]
 
     @repeated
     async def prunable(self, caller: Caller, thread_ids: Sequence[UUID], *, interrupted: bool = True) -> list[UUID]:
@@ -104,7 +103,7 @@ class Pruning:
     @repeated
     async def scattered(self, thread_id: UUID) -> list[Scattered]:
         """What has to be stored whole before the history can go."""
-        query = self._sql["scattered"].replace("%%HEADS%%", self._heads)
+        query = self._sql["scattered"]
         async with self._database.connection("worker") as conn:
             return [Scattered(**row) for row in await (await conn.execute(query, {"thread_id": thread_id})).fetchall()]
 
@@ -153,7 +152,7 @@ class Pruning:
 
     async def _kept(self, conn: Connection, thread_id: UUID) -> dict[str, list[str]]:
         """The checkpoints that stay: the heads, and what they need."""
-        query = self._sql["kept"].replace("%%HEADS%%", self._heads)
+        query = self._sql["kept"]
         rows = await (await conn.execute(query, {"thread_id": thread_id})).fetchall()
         return {
             "namespaces": [row["checkpoint_ns"] for row in rows],

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -121,10 +120,10 @@ class Runs:
         self._sql = statements("runs")
         self._served = ""
 
-    async def claim(self, worker_id: UUID, *, limit: int, suspects: bool = False) -> list[Claimed]:
+    async def claim(self, worker_id: UUID, *, limit: int) -> list[Claimed]:
         """Up to `limit` runs that are due, each with a new fencing token; owners take turns (`rules/turns.py`).
 
-        Suspects (`rules/recovery.py`) are claimed apart from all others.
+        No suspects: those are claimed one by one (`claim_suspect`).
         """
         claimed: list[Claimed] = []
         for _ in range(MOST_LOOKS):
@@ -133,7 +132,7 @@ class Runs:
             while waiting and len(claimed) < limit:
                 owner, at_most = waiting[0].owner, share(limit - len(claimed), waiting)
                 try:
-                    found = await self._claim_of(owner, worker_id, at_most, suspects)
+                    found = await self._claim_of(owner, worker_id, at_most)
                 except DatabaseError:
                     if not claimed:
                         raise
@@ -148,10 +147,20 @@ class Runs:
         return claimed
 
     @repeated
-    async def suspect_due(self) -> bool:
-        """Whether a run waits for a process of its own."""
+    async def suspect(self) -> UUID | None:
+        """A run that may start, in a process of its own (`rules/recovery.py`)."""
         async with self._database.connection("worker") as conn:
-            return await self._one(conn, "suspect_due", {"suspect_after": SUSPECT_AFTER}) is not None
+            row = await self._one(conn, "suspect", {"suspect_after": SUSPECT_AFTER})
+        return None if row is None else row["run_id"]
+
+    @repeated
+    async def claim_suspect(self, worker_id: UUID, run_id: UUID) -> Claimed | None:
+        """Claim that run; None if it may not start any more."""
+        try:
+            async with self._database.transaction("worker") as conn:
+                return await claim_this(conn, worker_id, run_id)
+        except IntegrityError:
+            return None
 
     @repeated
     async def next_due(self) -> float | None:
@@ -195,8 +204,8 @@ class Runs:
     async def requeue_dead(self, dead: Sequence[UUID]) -> dict[UUID, int]:
         """Return the runs of dead workers to the queue and forget those workers; how often each run has crashed."""
         async with self._database.transaction("worker") as conn:
-            rows = await (await conn.execute(self._requeue("requeue_dead"), {"dead": list(dead)})).fetchall()
-            rows += await (await conn.execute(self._requeue("requeue_orphans"))).fetchall()
+            rows = await (await conn.execute(self._sql["requeue_dead"], {"dead": list(dead)})).fetchall()
+            rows += await (await conn.execute(self._sql["requeue_orphans"])).fetchall()
         return {row["run_id"]: row["crashes"] for row in rows}
 
     @repeated
@@ -347,12 +356,11 @@ class Runs:
         return [Turn(**row) for row in rows]
 
     @repeated
-    async def _claim_of(self, owner: str, worker_id: UUID, limit: int, suspects: bool) -> list[Claimed]:
-        which = {"suspects": suspects, "suspect_after": SUSPECT_AFTER}
-        params = {"owner": owner, "worker_id": worker_id, "limit": limit, **which}
+    async def _claim_of(self, owner: str, worker_id: UUID, limit: int) -> list[Claimed]:
+        params = {"owner": owner, "worker_id": worker_id, "limit": limit, "suspect_after": SUSPECT_AFTER}
         try:
             async with self._database.transaction("worker") as conn:
-                rows = await (await conn.execute(claiming("claim"), params)).fetchall()
+                rows = await self._all(conn, "claim", params)
         except IntegrityError:
             # Two workers took neighbours of one thread at the same moment; the index let one of them through.
             return []
@@ -418,9 +426,6 @@ class Runs:
         async with self._database.connection("api") as conn:
             return await (await conn.execute(*query)).fetchall()
 
-    def _requeue(self, verb: str) -> str:
-        return self._sql[verb].replace("%%CRASHES%%", self._sql["crashes"])
-
     async def _one(self, conn: Connection, verb: str, params: Mapping[str, Any]) -> DictRow | None:
         return await (await conn.execute(self._sql[verb], params)).fetchone()
 
@@ -431,15 +436,8 @@ class Runs:
 async def claim_this(conn: Connection, worker_id: UUID, run_id: UUID) -> Claimed | None:
     """Claim this run, if it is due and nothing of its thread is before it."""
     params = {"worker_id": worker_id, "run_id": run_id}
-    row = await (await conn.execute(claiming("claim_this"), params)).fetchone()
+    row = await (await conn.execute(statements("runs")["claim_this"], params)).fetchone()
     return None if row is None else Claimed(**row)
-
-
-@cache
-def claiming(which: str) -> str:
-    """The statement `claim` or `claim_this`, with the parts that they have in common."""
-    sql = statements("runs")
-    return sql[which].replace("%%MAY_START%%", sql["may_start"].strip()).replace("%%TAKE%%", sql["take"])
 
 
 def _last_block(run: Claimed, end: RunEnd) -> dict[str, Any]:

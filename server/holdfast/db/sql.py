@@ -1,6 +1,7 @@
 """Named SQL: one verb, one statement, one name, in `queries/*.sql`.
 
 A statement starts with a line `-- name: verb` and goes on to the next such line. Parameters are psycopg's `%(name)s`.
+`%%verb%%` is what stands under that name in the same file; `%%VERB%%` is put in by the code.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from functools import cache
 from importlib import resources
 
 _NAME = re.compile(r"^-- name: (\w+)\s*$", re.MULTILINE)
+_PART = re.compile(r"%%([a-z_]+)%%")
 
 
 @cache
@@ -17,4 +19,5 @@ def statements(stem: str) -> dict[str, str]:
     """All statements of `queries/<stem>.sql` by name."""
     text = resources.files("holdfast.db").joinpath("queries", f"{stem}.sql").read_text("utf-8")
     parts = _NAME.split(text)[1:]
-    return {name: body.strip() + "\n" for name, body in zip(parts[::2], parts[1::2], strict=True)}
+    named = {name: body.strip() for name, body in zip(parts[::2], parts[1::2], strict=True)}
+    return {name: _PART.sub(lambda part: named[part[1]], body) + "\n" for name, body in named.items()}

@@ -79,7 +79,7 @@ def counting(caller: Caller, terms: ThreadFilter) -> tuple[str, dict[str, Any]]:
 def _view(found: str, extract: Mapping[str, Path]) -> tuple[str, dict[str, Any]]:
     named = statements("threadsearch")
     extracted, params = _extracted(extract)
-    parts = {"%%FOUND%%": named["found"] + found, "%%VALUES%%": named["values"], "%%EXTRACTED%%": extracted}
+    parts = {"%%FOUND%%": named["found"] + found, "%%EXTRACTED%%": extracted}
     view = named["view"]
     for mark, part in parts.items():
         view = view.replace(mark, part)

@@ -78,8 +78,10 @@ class QuestionPending(Conflict):
 class Execution:
     """One claimed run being executed."""
 
-    def __init__(self, run: Claimed, shop: Workshop) -> None:
+    def __init__(self, run: Claimed, shop: Workshop, *, alone: bool = False) -> None:
+        """`alone`: it is a suspect in a process of its own, and goes back among others once it has got on."""
         self.claim = run
+        self._alone = alone
         self._shop = shop
         self._kwargs = RunKwargs.load(run.kwargs)
         self._control = RunControl()
@@ -98,7 +100,7 @@ class Execution:
 
     def drain(self) -> None:
         """Stop at the next superstep boundary and hand the run back."""
-        self._control.request_drain("the server is shutting down")
+        self._control.request_drain("it goes on elsewhere")
 
     def stop(self, reason: StopReason) -> None:
         """Stop now; the first reason counts, unless the run turns out not to be ours any more."""
@@ -265,6 +267,8 @@ class Execution:
             if dispatch is not Dispatch.SETTLE:
                 async for event, data in self._stream(graph, given, config):
                     self._journal.emit(event, codec.dumps(data))
+                    if self._alone and self._saver.steps_saved:
+                        self.drain()
                     await self._journal.room()
             # A graph that ran through has just shown its last state; one that stopped is read with what it asks.
             return finished_outcome(self._last_checkpoint) or outcome_of(await graph.aget_state(latest(self.claim)))

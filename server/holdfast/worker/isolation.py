@@ -1,7 +1,7 @@
 """Suspects are executed one after the other, each in a process of its own (`rules/recovery.py` says who is one).
 
-The process is `holdfast isolated`: a worker that claims one suspect and leaves when it is over. It finds the project
-and the database in its environment. When this process dies it goes on to the end of its run.
+The process is `holdfast isolated RUN_ID`: a worker that claims this suspect alone and leaves once it has got on or is
+over. It finds the project and the database in its environment. When the process that started it dies, it goes on.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import sys
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Mapping
+from uuid import UUID
 
 from holdfast.db.runs import Runs
 from holdfast.errors import DatabaseError
@@ -41,12 +42,12 @@ class Isolation:
     async def run(self) -> None:
         """Execute suspects until cancelled."""
         while True:
-            await self._sleep()
             try:
-                while await self._runs.suspect_due():
-                    await self._execute_one()
+                while suspect := await self._runs.suspect():
+                    await self._execute(suspect)
             except (DatabaseError, OSError) as error:
                 logger.warning("suspects have to wait: %s", error)
+            await self._sleep()
 
     async def close(self) -> None:
         """Let the process hand its run back, and end it."""
@@ -70,8 +71,9 @@ class Isolation:
         finally:
             self._wake.clear()
 
-    async def _execute_one(self) -> None:
-        self._process = await asyncio.create_subprocess_exec(*COMMAND, stdin=DEVNULL, env=self._environment)
+    async def _execute(self, suspect: UUID) -> None:
+        command = (*COMMAND, str(suspect))
+        self._process = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, env=self._environment)
         if status := await self._process.wait():
-            logger.warning("the process of a suspect ended with status %d", status)
+            logger.warning("the process of run %s ended with status %d", suspect, status)
             await asyncio.sleep(PAUSE_SECONDS)

@@ -122,10 +122,10 @@ class Worker:
             if not claimed:
                 await self._sleep(due)
 
-    async def run_suspect(self) -> None:
-        """Claim one run that has taken workers down, if one waits, and execute it."""
-        for claim in await self._runs.claim(self.worker_id, limit=1, suspects=True):
-            self._launch(claim)
+    async def run_suspect(self, run_id: UUID) -> None:
+        """Claim a run that has taken workers down, if it may start, and execute it until it has got on."""
+        if claim := await self._runs.claim_suspect(self.worker_id, run_id):
+            self._launch(claim, alone=True)
         await self._idle.wait()
 
     async def drain(self, grace: float) -> None:
@@ -199,8 +199,8 @@ class Worker:
         except TimeoutError:
             await self._apply_cancels()
 
-    def _launch(self, claim: Claimed) -> None:
-        execution = Execution(claim, self._shop)
+    def _launch(self, claim: Claimed, *, alone: bool = False) -> None:
+        execution = Execution(claim, self._shop, alone=alone)
         self._executions[claim.run_id] = execution
         self._idle.clear()
         if self._draining:

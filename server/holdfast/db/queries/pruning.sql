@@ -135,7 +135,7 @@ newest AS (
 )
 
 -- name: scattered
-WITH %%HEADS%%
+WITH %%heads%%
 SELECT checkpoint_ns, checkpoint_id, array_agg(channel ORDER BY channel) AS channels
 FROM scattered
 GROUP BY checkpoint_ns, checkpoint_id
@@ -166,7 +166,7 @@ WHERE thread_id = %(thread_id)s::text AND checkpoint_ns = %(checkpoint_ns)s AND 
 
 -- name: kept
 -- What stays: the heads, and what they need.
-WITH RECURSIVE %%HEADS%%, ancestors AS (
+WITH RECURSIVE %%heads%%, ancestors AS (
     SELECT checkpoint_ns, parent_checkpoint_id AS checkpoint_id, channel FROM scattered
     UNION
     SELECT a.checkpoint_ns, c.parent_checkpoint_id, a.channel

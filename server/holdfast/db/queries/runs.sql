@@ -57,7 +57,7 @@ WHERE read.old_blob IS NOT NULL AND w.channel = '__resume__'
     = (read.thread_id, read.checkpoint_ns, read.checkpoint_id, read.task_id, read.idx)
 
 -- name: may_start
--- Part of both claims: the run `r` is due, waits for no answer, is first of its thread, and its thread is free.
+-- Part of the claims and of the search for suspects: the run `r` is due, waits for no answer, is first of its thread, and its thread is free.
 r.status = 'pending' AND r.available_at <= holdfast.now() AND NOT r.held
       AND NOT EXISTS (
           SELECT FROM holdfast.runs earlier
@@ -102,23 +102,23 @@ JOIN holdfast.threads t USING (thread_id)
 WITH next AS (
     SELECT r.run_id
     FROM holdfast.runs r
-    WHERE r.run_id = %(run_id)s AND %%MAY_START%%
+    WHERE r.run_id = %(run_id)s AND %%may_start%%
     FOR UPDATE SKIP LOCKED
-), %%TAKE%%
+), %%take%%
 
 -- name: claim
 -- Of one owner, by rank. No run is due whose rank is later than the lowest priority makes it.
 WITH next AS (
     SELECT r.run_id
     FROM holdfast.runs r
-    WHERE r.owner = %(owner)s AND (r.crashes >= %(suspect_after)s) = %(suspects)s
+    WHERE r.owner = %(owner)s AND r.crashes < %(suspect_after)s
       AND (r.available_at AT TIME ZONE 'UTC') - r.priority * interval '1 minute'
           <= (holdfast.now() AT TIME ZONE 'UTC') + interval '10 minutes'
-      AND %%MAY_START%%
+      AND %%may_start%%
     ORDER BY (r.available_at AT TIME ZONE 'UTC') - r.priority * interval '1 minute', r.seq
     LIMIT %(limit)s
     FOR UPDATE SKIP LOCKED
-), %%TAKE%%
+), %%take%%
 
 -- name: turns
 -- Whose runs wait, in a circle that begins behind one owner, and how many they have running: hops through the index from
@@ -139,9 +139,11 @@ FROM turn
 WHERE n > 0
 ORDER BY n
 
--- name: suspect_due
-SELECT FROM holdfast.runs
-WHERE status = 'pending' AND crashes > 0 AND crashes >= %(suspect_after)s AND available_at <= holdfast.now()
+-- name: suspect
+-- The words `crashes > 0` are those of the index.
+SELECT r.run_id FROM holdfast.runs r
+WHERE r.crashes > 0 AND r.crashes >= %(suspect_after)s AND %%may_start%%
+ORDER BY r.seq
 LIMIT 1
 
 -- name: next_due
@@ -174,10 +176,11 @@ SELECT FROM holdfast.runs
 WHERE run_id = %(run_id)s AND fencing_token = %(token)s AND status = %(status)s
 
 -- name: hand_back
-UPDATE holdfast.runs
-SET status = 'pending', worker_id = NULL, updated_at = holdfast.now()
-WHERE run_id = %(run_id)s AND fencing_token = %(token)s AND status = 'running'
-RETURNING run_id
+UPDATE holdfast.runs r
+SET status = 'pending', worker_id = NULL, updated_at = holdfast.now(),
+    crashes = CASE WHEN %%got_on%% THEN 0 ELSE r.crashes END
+WHERE r.run_id = %(run_id)s AND r.fencing_token = %(token)s AND r.status = 'running'
+RETURNING r.run_id
 
 -- name: requeue_dead
 WITH dead AS (
@@ -186,25 +189,26 @@ WITH dead AS (
     RETURNING w.worker_id
 )
 UPDATE holdfast.runs r
-SET status = 'pending', worker_id = NULL, updated_at = holdfast.now(), crashes = %%CRASHES%%
+SET status = 'pending', worker_id = NULL, updated_at = holdfast.now(),
+    crashes = CASE WHEN %%got_on%% THEN 1 ELSE r.crashes + 1 END
 FROM dead
 WHERE r.worker_id = dead.worker_id AND r.status = 'running'
 RETURNING r.run_id, r.crashes
 
 -- name: requeue_orphans
 UPDATE holdfast.runs r
-SET status = 'pending', worker_id = NULL, updated_at = holdfast.now(), crashes = %%CRASHES%%
+SET status = 'pending', worker_id = NULL, updated_at = holdfast.now(),
+    crashes = CASE WHEN %%got_on%% THEN 1 ELSE r.crashes + 1 END
 WHERE r.status = 'running'
   AND NOT EXISTS (SELECT FROM holdfast.workers w WHERE w.worker_id = r.worker_id)
 RETURNING r.run_id, r.crashes
 
--- name: crashes
+-- name: got_on
 -- A run that has saved a checkpoint in the attempt that ends here gets on: what it was suspected of before is forgotten.
-CASE WHEN EXISTS (
-         SELECT FROM checkpoints c
-         WHERE c.thread_id = r.thread_id::text AND c.metadata ->> 'run_id' = r.run_id::text
-           AND c.metadata ->> 'run_attempt' = r.attempt::text)
-     THEN 1 ELSE r.crashes + 1 END
+EXISTS (
+    SELECT FROM checkpoints c
+    WHERE c.thread_id = r.thread_id::text AND c.metadata ->> 'run_id' = r.run_id::text
+      AND c.metadata ->> 'run_attempt' = r.attempt::text)
 
 -- name: requeue_lost
 -- Nobody executed them, so they have taken nobody down.

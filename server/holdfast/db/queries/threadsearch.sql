@@ -5,7 +5,7 @@
 -- What is costly is read for the rows of the page alone, not for those that an offset passes over.
 SELECT thread_id, status, metadata, config, interrupts, error, checkpoint_id, created_at, updated_at, state_updated_at,
        ttl_strategy, extract(epoch FROM ttl)::float / 60 AS ttl_minutes, updated_at + ttl AS expires_at,
-       CASE WHEN %(with_values)s AND checkpoint_id IS NOT NULL THEN %%VALUES%% END AS values,
+       CASE WHEN %(with_values)s AND checkpoint_id IS NOT NULL THEN %%values%% END AS values,
        %%EXTRACTED%%::json AS extracted
 FROM (%%FOUND%%) AS t
 

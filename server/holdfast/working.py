@@ -1,0 +1,121 @@
+"""The worker of a process and what works beside it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Any
+from uuid import UUID
+
+import uuid_utils.compat as uuids
+
+from holdfast.db.healing import Healing
+from holdfast.db.liveness import Liveness, Reports
+from holdfast.db.metrics import Sizes
+from holdfast.db.store import PooledStore
+from holdfast.parts import Parts
+from holdfast.process import Tasks
+from holdfast.sections import StoreTtl
+from holdfast.settings import Settings
+from holdfast.worker.execute import Workshop
+from holdfast.worker.housekeeping import heal, keep_house, sweep_store
+from holdfast.worker.isolation import Isolation
+from holdfast.worker.loop import Worker
+from holdfast.worker.measuring import measure_threads
+from holdfast.worker.pruning import sweep_expired
+from holdfast.worker.webhooks import Courier
+
+
+async def working(parts: Parts, stack: AsyncExitStack, tasks: Tasks) -> Worker:
+    """The worker and its side tasks, at work."""
+    settings, worker_id = parts.settings, uuids.uuid7()
+    courier = Courier(worker_id, parts.deliveries, parts.post) if parts.post else None
+    isolation = Isolation(parts.runs, {"HOLDFAST_CONFIG": str(settings.config), "DATABASE_URL": parts.urls[0]})
+    worker = Worker(worker_id, _workshop(parts, courier), slots=settings.slots, suspect_found=isolation.wake)
+    await _start_worker(worker, settings, parts.urls, stack)
+    tasks.start("worker", worker.run(), may_end=True)
+    tasks.start("isolation", isolation.run())
+    stack.push_async_callback(isolation.close)
+    keep_days = parts.project.sections.approvals.keep_days
+    house = keep_house(
+        worker,
+        parts.threads,
+        parts.events,
+        parts.keys,
+        parts.deliveries,
+        parts.approvals,
+        event_ttl=settings.event_ttl_seconds,
+        keep_approvals=keep_days * 86_400 if keep_days else None,
+    )
+    tasks.start("housekeeping", house)
+    tasks.start("healing", heal(Healing(parts.database), parts.revisions, parts.graphs))
+    tasks.start("measuring", measure_threads(Sizes(parts.database)))
+    if courier is not None:
+        tasks.start("webhooks", courier.run())
+    if isinstance(parts.store, PooledStore):
+        every = (parts.project.sections.store.ttl or StoreTtl()).sweep_interval_minutes * 60
+        tasks.start("store-sweep", sweep_store(parts.store, every=every))
+    ttl = parts.ttl
+    sweep = sweep_expired(
+        parts.pruner,
+        interval=ttl.sweep_interval_minutes * 60,
+        limit=ttl.sweep_limit,
+        interrupted=ttl.include_interrupted,
+    )
+    tasks.start("expiry", sweep)
+    return worker
+
+
+async def isolated(parts: Parts, suspect: UUID, over: asyncio.Event, stack: AsyncExitStack, tasks: Tasks) -> Worker:
+    """A worker without side tasks, whose one run may take it down; `over` once that run has got on or ended."""
+    worker = Worker(uuids.uuid7(), _workshop(parts, None), slots=1)
+    await _start_worker(worker, parts.settings, parts.urls, stack)
+
+    async def work() -> None:
+        await worker.run_suspect(suspect)
+        over.set()
+
+    tasks.start("worker", work(), may_end=True)
+    return worker
+
+
+def _workshop(parts: Parts, courier: Courier | None) -> Workshop:
+    return Workshop(
+        parts.database,
+        parts.runs,
+        parts.events,
+        parts.bell,
+        parts.graphs,
+        parts.stores,
+        parts.revisions,
+        parts.settings.crash_budget,
+        parts.settings.run_timeout_seconds,
+        parts.project.sections.healing.dangling_tool_calls,
+        courier,
+    )
+
+
+async def _start_worker(
+    worker: Worker, settings: Settings, urls: tuple[str, str | None], stack: AsyncExitStack
+) -> None:
+    url, listen_url = urls
+    loop = asyncio.get_running_loop()
+    liveness = Liveness(
+        listen_url or url,
+        worker_id=worker.worker_id,
+        lease=settings.lease_seconds,
+        sessions=listen_url is not None,
+        reports=Reports(
+            dead=lambda dead: _from_thread(loop, worker.dead_workers, dead),
+            lost=lambda: _from_thread(loop, worker.check_claims),
+            back=lambda: _from_thread(loop, worker.check_claims),
+        ),
+    )
+    await asyncio.to_thread(liveness.start)
+    stack.push_async_callback(asyncio.to_thread, liveness.stop)
+
+
+def _from_thread(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: Any) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(call, *args)
