@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -21,8 +22,10 @@ How = Literal["background", "stream"]
 class Client:
     """One HTTP client of one address, behind which servers come and go."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, patience: float = WAIT_SECONDS) -> None:
+        """`patience`: how many seconds a run may take that is read to its end, or waited for."""
         self.http = httpx.Client(base_url=url, timeout=30.0)
+        self._patience = patience
 
     def __enter__(self) -> Self:
         return self
@@ -34,7 +37,7 @@ class Client:
         return new_thread(self.http)
 
     def begin(self, thread: str, graph: str, how: How = "background", **body: Any) -> str | None:
-        """Start a run, and read its stream to the end if it has one.
+        """Start a run, and read its stream to the end if it has one, for as long as patience lasts.
 
         Returns the run's id if it was acknowledged, however the connection ended afterwards; None if the connection
         was cut before that.
@@ -45,10 +48,16 @@ class Client:
             with self.http.stream("POST", path, json={"assistant_id": graph, **body}) as answer:
                 answer.raise_for_status()
                 run = answer.headers["content-location"].rpartition("/")[2]
-                answer.read()
+                self._read(answer)
         except httpx.TransportError:
             return run
         return run
+
+    def _read(self, answer: httpx.Response) -> None:
+        impatient = time.monotonic() + self._patience
+        for _ in answer.iter_raw():
+            if time.monotonic() > impatient:
+                return
 
     def run_status(self, thread: str, run: str) -> str | None:
         """None if there is no such run."""
@@ -60,10 +69,11 @@ class Client:
         runs = self.http.get(f"/threads/{thread}/runs", params={"limit": 1000}).raise_for_status().json()
         return {run["run_id"]: run["status"] for run in runs}
 
-    def settled(self, thread: str, seconds: float = WAIT_SECONDS) -> bool:
+    def settled(self, thread: str, seconds: float | None = None) -> bool:
         """Wait until no run of the thread is pending or running; whether that came true."""
+        patience = self._patience if seconds is None else seconds
         try:
-            until(lambda: not ACTIVE & set(self.statuses(thread).values()), "every run is over", seconds, LOOK_SECONDS)
+            until(lambda: not ACTIVE & set(self.statuses(thread).values()), "every run is over", patience, LOOK_SECONDS)
         except AssertionError:
             return False
         return True

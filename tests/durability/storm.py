@@ -11,7 +11,8 @@ import random
 import signal
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +34,7 @@ RUNS_PER_KILL = 3
 SECONDS_BETWEEN_KILLS = 0.55
 """At most, unless the clients have not got on meanwhile."""
 DOUBLED_AT_MOST = 0.02
-SETTLED_WITHIN = 60.0
+SETTLED_WITHIN = 20.0
 
 
 @dataclass
@@ -44,19 +45,22 @@ class _Storm:
     tours: Tours
     chance: random.Random
     tally: Tally
+    asking: Sequence[Future[None]]
+    """The clients; one whose thread is stuck gives up."""
 
     def blow(self, kills: int) -> None:
         """Ends with two fresh workers at work."""
         workers = [self.forks.start(), self.forks.start()]
         for _ in range(kills):
             time.sleep(self.chance.uniform(0, SECONDS_BETWEEN_KILLS))
-            until(self._clients_got_on, "clients are served between the kills", SETTLED_WITHIN)
+            until(self._clients_got_on, "clients are served between the kills", 2 * SETTLED_WITHIN)
             which = self.chance.randrange(2)
             self._kill(workers[which])
             workers[which] = self.forks.start()
 
     def _clients_got_on(self) -> bool:
-        return self.tally.counted("runs acknowledged") >= RUNS_PER_KILL * self.tally.counted("kills")
+        served = self.tally.counted("runs acknowledged") >= RUNS_PER_KILL * self.tally.counted("kills")
+        return served or all(client.done() for client in self.asking)
 
     def _kill(self, pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
@@ -86,7 +90,7 @@ def played(trial: Trial, database_url: str) -> Tally:
             seeds = [trial.chance.random() for _ in range(CLIENTS)]
             asking = [pool.submit(_ask, api.url, tours, random.Random(seed), over, tally) for seed in seeds]
             try:
-                _Storm(forks, tours, trial.chance, tally).blow(trial.rounds)
+                _Storm(forks, tours, trial.chance, tally, asking).blow(trial.rounds)
             finally:
                 over.set()
             for each in asking:
@@ -102,7 +106,7 @@ def played(trial: Trial, database_url: str) -> Tally:
 
 def _ask(url: str, tours: Tours, chance: random.Random, over: threading.Event, tally: Tally) -> None:
     """One client: threads of one to three runs, in the background or streamed, until the storm is over."""
-    with Client(url) as client:
+    with Client(url, SETTLED_WITHIN) as client:
         while not over.is_set():
             thread = client.thread()
             for _ in range(chance.randint(1, 3)):
