@@ -127,6 +127,22 @@ async def test_a_saver_without_a_fence_only_reads(stage: Stage) -> None:
         await put(reader, config_of(claim), VALUES)
 
 
+async def test_a_sealed_saver_has_saved_what_was_under_way_and_saves_no_more(stage: Stage) -> None:
+    claim = await stage.started()
+    ours = saver(stage, claim)
+    under_way = asyncio.create_task(put(ours, config_of(claim), VALUES))
+    await ours.seal()
+    saved = await under_way
+    with pytest.raises(FenceLost):
+        await ours.aput_writes(saved, WRITES, str(UUID(int=1)))
+    found = await ours.aget_tuple(config_of(claim))
+    assert found is not None
+    assert (found.config["configurable"]["checkpoint_id"], found.pending_writes) == (
+        saved["configurable"]["checkpoint_id"],
+        [],
+    )
+
+
 async def test_saves_that_race_with_a_takeover_are_kept_whole_or_not_at_all(stage: Stage) -> None:
     claim = await stage.started()
     ours = saver(stage, claim)

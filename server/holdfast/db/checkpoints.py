@@ -95,9 +95,15 @@ class FencedSaver(AsyncPostgresSaver):
         self.steps_saved = 0
         """Supersteps of the graph and its subgraphs; inputs do not count."""
 
-    async def quiet(self) -> None:
-        """Wait until nothing is being saved: a graph that is cancelled more than once leaves its saves behind."""
+    async def seal(self) -> None:
+        """Wait for what is being saved and refuse what comes later: this saver reads only from now on.
+
+        A graph that is cancelled more than once, or whose node does not heed it, leaves saves behind. They must not
+        come between the state that is read at its end and the status that this state gives its thread.
+        """
+        await asyncio.sleep(0)
         await self._idle.wait()
+        self._fence = None
 
     @asynccontextmanager
     async def _cursor(self, *, pipeline: bool = False) -> AsyncIterator[AsyncCursor[DictRow]]:

@@ -249,7 +249,7 @@ class Execution:
 
     async def _left_behind(self, error: Mapping[str, str], *, failed: bool) -> Outcome | None:
         """The thread's state after a run that broke off; None where it cannot be read."""
-        await self._saver.quiet()
+        await self._saver.seal()
         try:
             async with self._graph() as graph:
                 snapshot = await graph.aget_state(latest(self.claim))

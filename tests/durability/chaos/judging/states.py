@@ -43,8 +43,7 @@ def _status_problem(view: ThreadView) -> str | None:
     unfinished = bool(view.state.get("next"))
     if status == "idle" and unfinished:
         return f"but {view.state['next']} is left to run"
-    # Tasks whose writes are there and whose superstep is not closed are no longer `next`, and not the end either.
-    if status == "interrupted" and not unfinished and not view.state.get("tasks"):
+    if status == "interrupted" and not unfinished:
         return "but nothing is left to run"
     if status == "error" and not any(run["status"] in ("error", "timeout") for run in view.runs):
         return "but no run failed"
