@@ -19,7 +19,7 @@ from holdfast.rules.approval import APPROVAL_MOVES, ApprovalState, ApprovalVerb,
 from holdfast.rules.caller import Caller, Sight
 from holdfast.rules.run import RunStatus
 from holdfast.worker.approvals import POLL_SECONDS, Expire, act_on_due
-from tests.db.stage import ANN, BOB, Stage, new_run, opened, outcome, together
+from tests.db.stage import ANN, BOB, GRAPH, Stage, new_run, opened, outcome, together
 
 pytestmark = pytest.mark.anyio
 
@@ -64,7 +64,7 @@ async def _settled(stage: Stage, thread_id: UUID, run_id: UUID | None, *asks: st
 
 async def _bound(stage: Stage, thread_id: UUID, run_id: UUID) -> None:
     async with stage.database.transaction("worker") as conn:
-        await approvals.bind(conn, thread_id, run_id, {X: "yes"}, by="ann")
+        await approvals.bind(conn, thread_id, run_id, {X: "yes"}, graph_id=GRAPH, by="ann")
 
 
 async def _expired(stage: Stage, thread_id: UUID, run_id: UUID) -> None:
@@ -109,6 +109,15 @@ async def test_every_verb_does_to_every_state_what_the_table_says(
     if verb is ApprovalVerb.CONFIRM and state is ApprovalState.PENDING:
         expected = ApprovalState.DISCARDED
     assert (await only(stage, thread_id))["state"] == expected
+
+
+async def test_a_question_is_answered_through_the_graph_that_asked(stage: Stage) -> None:
+    thread_id = await asking(stage)
+    await stage.sql("UPDATE holdfast.approvals SET graph_id = 'other'")
+    with pytest.raises(Conflict, match="Graph 'other' asked this question"):
+        await answered(stage, thread_id)
+    assert (await only(stage, thread_id))["state"] == "pending"
+    assert await stage.threads.questions(ANN, thread_id) is not None
 
 
 async def test_a_question_is_open_once(stage: Stage) -> None:

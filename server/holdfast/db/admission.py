@@ -205,7 +205,9 @@ class Admissions:
         if new.expiring is not None:
             await approvals.expire(conn, new.expiring, new.run_id, by=caller.owner)
         else:
-            await approvals.bind(conn, new.thread_id, new.run_id, answers.values, by=caller.owner)
+            await approvals.bind(
+                conn, new.thread_id, new.run_id, answers.values, graph_id=new.graph_id, by=caller.owner
+            )
 
 
 async def _before(conn: Connection, caller: Caller, key: Key | None, new: Sequence[NewRun]) -> Made | None:

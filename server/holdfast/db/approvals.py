@@ -115,8 +115,14 @@ class Approvals:
             return (await conn.execute(self._sql[verb], params)).rowcount
 
 
-async def bind(conn: Connection, thread_id: UUID, run_id: UUID, answers: Mapping[str, Any], *, by: str) -> None:
-    """Note who answers what; part of the admission, thread row locked."""
+async def bind(
+    conn: Connection, thread_id: UUID, run_id: UUID, answers: Mapping[str, Any], *, graph_id: str, by: str
+) -> None:
+    """Note who answers what; part of the admission, thread row locked.
+
+    Raises:
+        Conflict: another graph asked than the one that would read the answers.
+    """
     params = {
         "thread_id": thread_id,
         "run_id": run_id,
@@ -124,7 +130,9 @@ async def bind(conn: Connection, thread_id: UUID, run_id: UUID, answers: Mapping
         "answers": [_json(answer) for answer in answers.values()],
         "by": by,
     }
-    await conn.execute(statements("approvals")["bind"], params)
+    for asked in await (await conn.execute(statements("approvals")["bind"], params)).fetchall():
+        if asked["graph_id"] not in (None, graph_id):
+            raise Conflict(f"Graph '{asked['graph_id']}' asked this question; the assistant is of graph '{graph_id}'.")
 
 
 async def expire(conn: Connection, approval_id: UUID, run_id: UUID, *, by: str) -> None:

@@ -12,6 +12,7 @@ SET state = 'answering', answer = given.answer, decided_by = %(by)s, decided_run
     decided_at = holdfast.now()
 FROM unnest(%(interrupt_ids)s::text[], %(answers)s::bytea[]) AS given (interrupt_id, answer)
 WHERE a.thread_id = %(thread_id)s AND a.interrupt_id = given.interrupt_id AND a.state = 'pending'
+RETURNING a.graph_id
 
 -- name: expire
 -- The guard is the exactly-once: of all who saw that this question was due, one admits the run that answers it.
