@@ -1,6 +1,6 @@
 """Play the durability goals; the exit status says whether all of them are met.
 
-python -m tests.durability [R1 R3 ...] [--rounds N] [--seed S] [--no-controls]
+python -m tests.durability [R1 R3 ...] [--rounds N] [--seed S] [--no-controls] [--peer COMMAND]
 """
 
 from __future__ import annotations
@@ -48,11 +48,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="instead of each goal's own number")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--no-controls", action="store_true", help="without the planted faults that have to be found")
+    parser.add_argument("--peer", default="", metavar="COMMAND", help="try another server, see peers.py; no controls")
     given = parser.parse_args()
     by_id = {goal.id: goal for goal in GOALS}
     problems = []
     for name in given.goals or by_id:
-        problems += played(by_id[name], rounds=given.rounds, seed=given.seed, controls=not given.no_controls)
+        if given.peer and not by_id[name].for_peers:
+            continue
+        controls = not (given.no_controls or given.peer)
+        problems += played(by_id[name], rounds=given.rounds, seed=given.seed, controls=controls, peer=given.peer)
     for problem in problems:
         say(f"NOT MET {problem}")
     raise SystemExit(1 if problems else 0)

@@ -33,7 +33,6 @@ from tests.durability.goals import Control, Goal, Trial
 from tests.durability.tally import Tally
 from tests.durability.walk import PROJECT
 from tests.support.postgres import Cluster
-from tests.support.server import Server
 from tests.support.talk import until
 
 GRAPH = "interview"
@@ -265,7 +264,7 @@ def interleavings(database_url: str, trial: Trial) -> Tally:
     tally = Tally("interleavings of answers with whatever else can happen", *FAULTS)
     log = trial.directory / "answers.jsonl"
     seeds = [trial.chance.randrange(2**32) for _ in range(trial.rounds)]
-    server = Server(config=PROJECT, database_url=database_url, planted=trial.planted, EFFECT_LOG=str(log))
+    server = trial.server(config=PROJECT, database_url=database_url, EFFECT_LOG=str(log))
     with server, ThreadPoolExecutor(AT_ONCE) as pool:
         for begin in range(0, len(seeds), PER_KILL):
             batch = [pool.submit(_play, server.url, seed) for seed in seeds[begin : begin + PER_KILL]]
@@ -352,4 +351,5 @@ R4 = Goal(
     rounds=1000,
     at_least={"interleavings": 1000, "answers applied": 1000, "kills": 5},
     controls=(Control("no-binding", (OWN, OTHER, TWO, LOST, LATE), 60),),
+    for_peers=True,
 )

@@ -115,8 +115,8 @@ def played(trial: Trial, database_url: str) -> Tally:
     """The same in a database that is there already."""
     tally = Tally("twenty posts at once on each of five threads", *FAULTS)
     effects = EffectLog(trial.directory / "effects.jsonl")
-    given: dict[str, Any] = {"database_url": database_url, "planted": trial.planted, "EFFECT_LOG": str(effects.path)}
-    with Server(config=PROJECT, **given) as server, Client(server.url) as client:
+    served = trial.server(config=PROJECT, database_url=database_url, EFFECT_LOG=str(effects.path))
+    with served as server, Client(server.url) as client:
         for _ in range(trial.rounds):
             part = _Round(server, client, trial, tally, effects)
             part.queued()
@@ -141,4 +141,5 @@ GOAL = Goal(
         Control("no-reject", ("reject: not exactly one accepted",), rounds=1),
         Control("new-run-id", ("wrong final states",), rounds=4),
     ),
+    for_peers=True,
 )

@@ -11,6 +11,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from itertools import cycle
 from typing import Any
 
@@ -20,7 +21,7 @@ from tests.durability.client import Client
 from tests.durability.goals import Control, Goal, Trial
 from tests.durability.tally import Tally
 from tests.durability.walk import PROJECT
-from tests.support.server import Server
+from tests.support.postgres import Cluster
 from tests.support.talk import parse
 
 WAYS = ("wait", "stream", "update", "resume")
@@ -38,8 +39,12 @@ def play(trial: Trial) -> Tally:
     tally = Tally("states", FAILED, WRONG, REFUSED, TAKEN, LEFT)
     states = [random_state(trial.chance) for _ in range(trial.rounds)]
     log = str(trial.directory / "effects")
-    given = {"config": PROJECT, "data_dir": trial.directory / "data", "planted": trial.planted, "EFFECT_LOG": log}
-    with Server(**given) as server, Client(server.url) as client, ThreadPoolExecutor(AT_ONCE) as pool:
+    with ExitStack() as stack:
+        cluster = stack.enter_context(Cluster.embedded(trial.directory / "postgres"))
+        url = stack.enter_context(cluster.database())
+        server = stack.enter_context(trial.server(config=PROJECT, database_url=url, EFFECT_LOG=log))
+        client = stack.enter_context(Client(server.url))
+        pool = stack.enter_context(ThreadPoolExecutor(AT_ONCE))
         for judged in pool.map(lambda pair: _judged(client, *pair), zip(cycle(WAYS), states, strict=False)):
             for name, found in judged.items():
                 tally.fault(name, found) if name in (FAILED, WRONG, REFUSED, TAKEN, LEFT) else tally.count(name)
@@ -203,4 +208,5 @@ R14 = Goal(
     rounds=2000,
     at_least={**{f"{way} taken": 350 for way in WAYS}, **{f"{way} refused": 20 for way in WAYS}},
     controls=(Control("jsonb-values", (FAILED, WRONG), rounds=60),),
+    for_peers=True,
 )
