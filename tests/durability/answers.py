@@ -256,15 +256,15 @@ ATTACKS = (
 def play(trial: Trial) -> Tally:
     """So many interleavings, several at once, on one server that is killed now and then."""
     with Cluster.embedded(trial.directory / "postgres") as cluster, cluster.database() as url:
-        return interleavings(url, trial)
+        return played(trial, url)
 
 
-def interleavings(database_url: str, trial: Trial) -> Tally:
+def played(trial: Trial, database_url: str, **options: str) -> Tally:
     """The same on a database that is there."""
     tally = Tally("interleavings of answers with whatever else can happen", *FAULTS)
     log = trial.directory / "answers.jsonl"
     seeds = [trial.chance.randrange(2**32) for _ in range(trial.rounds)]
-    server = trial.server(config=PROJECT, database_url=database_url, EFFECT_LOG=str(log))
+    server = trial.server(config=PROJECT, database_url=database_url, EFFECT_LOG=str(log), **options)
     with server, ThreadPoolExecutor(AT_ONCE) as pool:
         for begin in range(0, len(seeds), PER_KILL):
             batch = [pool.submit(_play, server.url, seed) for seed in seeds[begin : begin + PER_KILL]]

@@ -20,8 +20,11 @@ PATIENCE = 60.0
 
 def blocked(site: Site, tally: Tally, seconds: float) -> None:
     """Both nodes at once; a lease that runs out meanwhile is found in the end by the run's attempts."""
-    walks = {graph: site.walk(graph, count=1, pause=seconds) for graph in ("blocking", "walk")}
-    holders = {graph: walk.started(1).pid for graph, walk in walks.items()}
+    walks, holders = {}, {}
+    # One after the other: what the same worker claims beside the node that blocks has to wait for it.
+    for graph in ("blocking", "walk"):
+        walks[graph] = site.walk(graph, count=1, pause=seconds)
+        holders[graph] = walks[graph].started(1).pid
     for graph, walk in walks.items():
         site.client.settled(walk.thread, seconds + PATIENCE)
         pids = {each.pid for each in walk.executions()}

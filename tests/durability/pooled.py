@@ -1,6 +1,6 @@
 """R15: behind PgBouncer in transaction mode, where sessions mean nothing: no LISTEN, no session locks, the lease alone.
 
-What R6, R7 and R9 try, and workers that are killed or frozen, once more with PgBouncer in between.
+What R1, R4 to R7 and R9 try, and workers that are killed or frozen one by one, once more with PgBouncer in between.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from dataclasses import replace
 from typing import Any
 
 from tests.db.pgbouncer import pgbouncer
-from tests.durability import takeover
+from tests.durability import answers, lost_connections, posts, storm, takeover
 from tests.durability.client import Client
 from tests.durability.effects import EffectLog
 from tests.durability.goals import Control, Goal, Trial
-from tests.durability.lost_connections import own_database, silence, storm
 from tests.durability.outages import outage, stoppable
 from tests.durability.tally import Tally
 from tests.durability.walk import PROJECT
@@ -28,18 +27,24 @@ POOLED = {"HOLDFAST_POOLER": "transaction"}
 SERVER_CONNECTIONS = 12
 LEASE_SECONDS = 5.0
 NOTICED_WITHIN = LEASE_SECONDS + 1.0
-STORM_ROUNDS, SILENCE_ROUNDS = 5, 15
-"""Of what is counted in terminations and seconds elsewhere, for one round here."""
+TERMINATIONS, SILENT_SECONDS, KILLS, POSTS, INTERLEAVINGS = 5, 15, 30, 2, 100
+"""Of what is one round elsewhere, for one round here."""
 
 
 def played(trial: Trial) -> Tally:
     """Everything, so many rounds."""
     tally = Tally("behind PgBouncer in transaction mode")
-    with own_database(trial.directory / "own") as url, pgbouncer(url, server_connections=SERVER_CONNECTIONS) as pooled:
-        tally.add(storm(_part(trial, "storm", STORM_ROUNDS), url, pooled, **POOLED))
-        tally.add(silence(_part(trial, "silence", SILENCE_ROUNDS), url, pooled, **POOLED))
+    with (
+        lost_connections.own_database(trial.directory / "own") as url,
+        pgbouncer(url, server_connections=SERVER_CONNECTIONS) as pooled,
+    ):
+        tally.add(lost_connections.storm(_part(trial, "terminated", TERMINATIONS), url, pooled, **POOLED))
+        tally.add(lost_connections.silence(_part(trial, "silence", SILENT_SECONDS), url, pooled, **POOLED))
         if not trial.planted:
             tally.add(taken_over(_part(trial, "taken-over", 1), pooled))
+            tally.add(storm.played(_part(trial, "killed", KILLS), pooled, **POOLED))
+            tally.add(posts.played(_part(trial, "posts", POSTS), pooled, **POOLED))
+            tally.add(answers.played(_part(trial, "answers", INTERLEAVINGS), pooled, **POOLED))
     if not trial.planted:
         with (
             stoppable(trial.directory / "stoppable") as (postgres, url),
@@ -103,6 +108,9 @@ POOLER = Goal(
         "answers lost": 50,
         "outages": 2,
         "workers killed": 2,
+        "kills": 60,
+        "posts acknowledged": 400,
+        "interleavings": 200,
         "frozen: rounds": 2,
         "runs acknowledged": 100,
     },

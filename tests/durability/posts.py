@@ -111,11 +111,11 @@ def play(trial: Trial) -> Tally:
         return played(trial, url)
 
 
-def played(trial: Trial, database_url: str) -> Tally:
+def played(trial: Trial, database_url: str, **options: str) -> Tally:
     """The same in a database that is there already."""
     tally = Tally("twenty posts at once on each of five threads", *FAULTS)
     effects = EffectLog(trial.directory / "effects.jsonl")
-    served = trial.server(config=PROJECT, database_url=database_url, EFFECT_LOG=str(effects.path))
+    served = trial.server(config=PROJECT, database_url=database_url, EFFECT_LOG=str(effects.path), **options)
     with served as server, Client(server.url) as client:
         for _ in range(trial.rounds):
             part = _Round(server, client, trial, tally, effects)

@@ -74,12 +74,12 @@ def play(trial: Trial) -> Tally:
         return played(trial, url)
 
 
-def played(trial: Trial, database_url: str) -> Tally:
+def played(trial: Trial, database_url: str, **options: str) -> Tally:
     """The same in a database that is there already."""
     tally = Tally("kill -9 of one of two workers, over and over", *FAULTS, "effects doubled (more than 2 %)")
     effects = EffectLog(trial.directory / "effects.jsonl")
     tours = Tours(effects, STEPS, STEP_SECONDS)
-    environment = {"EFFECT_LOG": str(effects.path)}
+    environment = {"EFFECT_LOG": str(effects.path), **options}
     given: dict[str, Any] = {"config": PROJECT, "database_url": database_url, "planted": trial.planted}
     with ExitStack() as stack:
         api = stack.enter_context(Server(part="api", **given, **environment))

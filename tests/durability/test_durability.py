@@ -108,7 +108,7 @@ def test_streams_that_wait_hear_what_happens_beside_clients_that_behave_badly(
 
 
 def test_no_answer_is_applied_to_another_question(database_url: str, tmp_path: Path) -> None:
-    assert not answers.interleavings(database_url, Trial(24, random.Random(7), tmp_path)).failures
+    assert not answers.played(Trial(24, random.Random(7), tmp_path), database_url).failures
 
 
 def test_a_run_whose_worker_is_gone_without_a_trace_is_adopted(site: takeover.Site) -> None:
