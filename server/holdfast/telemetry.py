@@ -17,6 +17,22 @@ def configure_logging(level: str) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     logging.getLogger("a2a").setLevel(logging.CRITICAL)  # It logs every client's mistake, with a traceback.
     logging.getLogger("uvicorn.error").addFilter(_is_news)
+    # While the database is away the pool reports every attempt, a hundred times a second.
+    logging.getLogger("psycopg.pool").addFilter(_Seldom())
+
+
+class _Seldom(logging.Filter):
+    """Lets a line through when there was none for a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last = -1.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.created - self._last < 1.0:
+            return False
+        self._last = record.created
+        return True
 
 
 def _is_news(record: logging.LogRecord) -> bool:

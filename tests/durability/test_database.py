@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import random
+import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from holdfast.db.pool import REPEAT_SECONDS
 from tests.conftest import PROJECT
 from tests.db.pgbouncer import binary, pgbouncer
-from tests.durability import lost_connections, outages
+from tests.durability import lost_connections, outages, walk
+from tests.durability.client import Client
+from tests.durability.effects import EffectLog
 from tests.durability.goals import Trial
 from tests.durability.pooled import POOLED
-from tests.support.server import refusal_to_start
+from tests.durability.tally import Tally
+from tests.support.server import Server, refusal_to_start
 
+LONG_SECONDS = REPEAT_SECONDS + 6.0
+"""Longer than any verb is repeated before its caller is told."""
 LATE = {"last run late", "healed too late", "done too late"}
 
 
@@ -43,6 +51,22 @@ def test_lost_answers_are_noticed_by_nobody(database_url: str, trial: Trial) -> 
 def test_a_database_that_stops_at_once_loses_nothing(trial: Trial) -> None:
     with outages.stoppable(trial.directory / "database") as (postgres, url):
         assert not wrong(outages.outage(trial, postgres, url, url))
+
+
+def test_a_worker_without_a_free_slot_outlives_a_long_outage(trial: Trial) -> None:
+    effects, tally = EffectLog(trial.directory / "effects.jsonl"), Tally("a long outage")
+    with outages.stoppable(trial.directory / "database") as (postgres, url), ExitStack() as stack:
+        given = {"HOLDFAST_SLOTS": "1", "EFFECT_LOG": str(effects.path)}
+        server = stack.enter_context(Server(config=walk.PROJECT, database_url=url, **given))
+        client = stack.enter_context(Client(server.url))
+        run = walk.Walk.begin(client, effects, count=1, pause=LONG_SECONDS + 1)
+        run.started(1)
+        postgres.stop_at_once()
+        time.sleep(LONG_SECONDS)
+        postgres.start()
+        run.judge(tally, may_start_twice=0)
+        assert server.is_up
+    assert not tally.failures
 
 
 def test_a_server_that_starts_before_its_database_waits_for_it(trial: Trial) -> None:

@@ -197,7 +197,7 @@ class Worker:
             async with asyncio.timeout(seconds):
                 await self._wake.wait()
         except TimeoutError:
-            await self._apply_cancels()
+            self.look_for_cancels()
 
     def _launch(self, claim: Claimed, *, alone: bool = False) -> None:
         execution = Execution(claim, self._shop, alone=alone)
