@@ -50,7 +50,7 @@ GOAL = Goal(
     "R16",
     "a node that blocks keeps its run",
     play,
-    rounds=18,
-    at_least={"blocking: seconds": 540, "walk: seconds": 540},
+    rounds=16,
+    at_least={"blocking: seconds": 480, "walk: seconds": 480},
     controls=(Control("no-thread", ("blocking: taken away", "blocking: claimed again"), rounds=1),),
 )

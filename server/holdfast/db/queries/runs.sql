@@ -57,7 +57,8 @@ WHERE read.old_blob IS NOT NULL AND w.channel = '__resume__'
     = (read.thread_id, read.checkpoint_ns, read.checkpoint_id, read.task_id, read.idx)
 
 -- name: may_start
--- Part of the claims and of the search for suspects: the run `r` is due, waits for no answer, is first of its thread, and its thread is free.
+-- Part of the claims and of the search for suspects: the run `r` is due, waits for no answer, is first of its thread, and
+-- its thread is free.
 r.status = 'pending' AND r.available_at <= holdfast.now() AND NOT r.held
       AND NOT EXISTS (
           SELECT FROM holdfast.runs earlier
