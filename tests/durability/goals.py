@@ -34,7 +34,7 @@ class Trial:
     def server(self, *, config: Path, database_url: str, **environment: str) -> Server:
         """The server that is on trial."""
         if self.peer:
-            return Peer(self.peer, config=config, **environment)
+            return Peer(self.peer, config=config, database_url=database_url, **environment)
         return Server(config=config, database_url=database_url, planted=self.planted, **environment)
 
 

@@ -2,7 +2,8 @@
 
     python -m tests.durability R4 R5 R14 --peer "langgraph dev --config {config} --port {port} --no-browser --no-reload"
 
-A peer gets the same project, under its own interpreter, and the log of effects. It is ready when `/ok` says so.
+A peer gets the same project, under its own interpreter, the log of effects and, where its command line says so with
+`{database}`, a database. It is ready when it answers.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ from tests.support.server import READY_SECONDS, ROOT, Server, free_port
 
 
 class Peer(Server):
-    """A command line, with `{config}` and `{port}` in it, as a server."""
+    """A command line, with `{config}`, `{port}` and perhaps `{database}` in it, as a server."""
 
-    def __init__(self, command: str, *, config: Path, **environment: str) -> None:
+    def __init__(self, command: str, *, config: Path, database_url: str, **environment: str) -> None:
         port = free_port()
         super().__init__(config=config, port=port)
         # Peers read paths from where they are started and keep their files there: each trial has its own place.
         self._place = tempfile.TemporaryDirectory(prefix="holdfast-peer-", ignore_cleanup_errors=True)
         shutil.copytree(config.parent, self._place.name, dirs_exist_ok=True)
-        self._command = shlex.split(command.format(config=config.name, port=port))
+        self._command = shlex.split(command.format(config=config.name, port=port, database=database_url))
         self._environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
 
     def start(self) -> None:
@@ -55,6 +56,6 @@ class Peer(Server):
 
     def _answers(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/ok").is_success
+            return httpx.get(f"{self.url}/ok").status_code < 500
         except httpx.TransportError:
             return False
