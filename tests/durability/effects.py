@@ -32,8 +32,9 @@ class EffectLog:
 
     def by_thread(self) -> dict[str, list[Execution]]:
         """All executions, by thread, in the order in which they started."""
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        entries = [json.loads(line) for line in lines]
+        written = self.path.read_text() if self.path.exists() else ""
+        # The last line may be half there: somebody is writing it.
+        entries = [json.loads(line) for line in written[: written.rfind("\n") + 1].splitlines()]
         finished = {entry["execution"]: entry["at"] for entry in entries if entry["event"] == "finished"}
         found: dict[str, list[Execution]] = defaultdict(list)
         for entry in entries:
