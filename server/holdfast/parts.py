@@ -14,6 +14,7 @@ from holdfast.db.crons import Crons
 from holdfast.db.events import EventLog
 from holdfast.db.idempotency import IdempotencyKeys
 from holdfast.db.pool import Database
+from holdfast.db.queue import Queue
 from holdfast.db.revisions import Revisions
 from holdfast.db.runs import Runs
 from holdfast.db.threads import Threads
@@ -42,6 +43,7 @@ class Parts:
     graphs: Graphs
     database: Database
     bell: Bell
+    queue: Queue
     runs: Runs
     threads: Threads
     keys: IdempotencyKeys
@@ -92,6 +94,7 @@ async def opened(
         graphs=graphs,
         database=database,
         bell=bell,
+        queue=Queue(database),
         runs=runs,
         threads=threads,
         keys=IdempotencyKeys(database),

@@ -31,7 +31,7 @@ async def working(parts: Parts, stack: AsyncExitStack, tasks: Tasks) -> Worker:
     """The worker and its side tasks, at work."""
     settings, worker_id = parts.settings, uuids.uuid7()
     courier = Courier(worker_id, parts.deliveries, parts.post) if parts.post else None
-    isolation = Isolation(parts.runs, {"HOLDFAST_CONFIG": str(settings.config), "DATABASE_URL": parts.urls[0]})
+    isolation = Isolation(parts.queue, {"HOLDFAST_CONFIG": str(settings.config), "DATABASE_URL": parts.urls[0]})
     worker = Worker(worker_id, _workshop(parts, courier), slots=settings.slots, suspect_found=isolation.wake)
     await _start_worker(worker, settings, parts.urls, stack)
     tasks.start("worker", worker.run(), may_end=True)
@@ -83,6 +83,7 @@ async def isolated(parts: Parts, suspect: UUID, over: asyncio.Event, stack: Asyn
 def _workshop(parts: Parts, courier: Courier | None) -> Workshop:
     return Workshop(
         parts.database,
+        parts.queue,
         parts.runs,
         parts.events,
         parts.bell,

@@ -13,7 +13,7 @@ from langgraph.checkpoint.base.id import uuid6
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 
 from holdfast.db.checkpoints import FencedSaver
-from holdfast.db.runs import Claimed
+from holdfast.db.queue import Claimed
 from tests.db.stage import CHECKPOINT_TABLES, Stage
 
 

@@ -6,7 +6,8 @@ import asyncio
 from uuid import UUID
 
 from holdfast.db.events import EventLog
-from holdfast.db.runs import Block, Claimed, RunEnd
+from holdfast.db.queue import Claimed
+from holdfast.db.runs import Block, RunEnd
 from holdfast.rules.run import RunStatus
 from holdfast.wire import sse
 from tests.db.stage import ANN, Process, outcome

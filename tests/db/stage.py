@@ -20,7 +20,8 @@ from holdfast.db.bell import Bell
 from holdfast.db.events import EventLog
 from holdfast.db.idempotency import Key
 from holdfast.db.pool import Database
-from holdfast.db.runs import Claimed, Runs
+from holdfast.db.queue import Claimed, Queue
+from holdfast.db.runs import Runs
 from holdfast.db.threads import Outcome, Threads
 from holdfast.rules.caller import Caller
 from holdfast.wire import sse
@@ -39,6 +40,7 @@ class Stage:
     url: str
     database: Database
     admissions: Admissions
+    queue: Queue
     runs: Runs
     threads: Threads
     worker_id: UUID
@@ -62,7 +64,7 @@ class Stage:
 
     async def claim(self, *, worker_id: UUID | None = None) -> Claimed:
         """The next run that is due; there has to be one."""
-        (claimed,) = await self.runs.claim(worker_id or self.worker_id, limit=1)
+        (claimed,) = await self.queue.claim(worker_id or self.worker_id, limit=1)
         return claimed
 
     async def started(self, thread_id: UUID | None = None, **given: Any) -> Claimed:
@@ -113,7 +115,9 @@ async def opened(url: str, *, size: int = 8) -> AsyncIterator[Stage]:
     await database.open()
     try:
         await Assistants(database, [GRAPH]).put_system(GRAPH, GRAPH, None)
-        yield Stage(url, database, Admissions(database), Runs(database), Threads(database), uuids.uuid7())
+        yield Stage(
+            url, database, Admissions(database), Queue(database), Runs(database), Threads(database), uuids.uuid7()
+        )
     finally:
         await database.close()
 

@@ -7,7 +7,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from holdfast.db.a2a import Tasks
-from holdfast.db.runs import Claimed, RunEnd
+from holdfast.db.queue import Claimed
+from holdfast.db.runs import RunEnd
 from holdfast.errors import Missing
 from holdfast.rules.caller import Caller, Sight
 from holdfast.rules.run import RunStatus

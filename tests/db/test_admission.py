@@ -60,7 +60,7 @@ async def test_enqueue_waits_behind_what_is_active(stage: Stage) -> None:
     first = await stage.started()
     second, admitted = await stage.admit(first.thread_id, worker_id=stage.worker_id)
     assert admitted.claimed is None
-    assert await stage.runs.claim(stage.worker_id, limit=10) == []
+    assert await stage.queue.claim(stage.worker_id, limit=10) == []
     await stage.runs.end(first, RunEnd(SUCCESS, outcome()))
     assert (await stage.claim()).run_id == second
 
@@ -70,7 +70,7 @@ async def test_a_running_run_is_told_to_stop_and_the_new_one_waits_for_it(stage:
     first = await stage.started()
     second, admitted = await stage.admit(first.thread_id, strategy=strategy, worker_id=stage.worker_id)
     assert (admitted.claimed, admitted.others.stopping) == (None, [first.run_id])
-    assert await stage.runs.cancelled_here(stage.worker_id) == {first.run_id: strategy}
+    assert await stage.queue.cancelled_here(stage.worker_id) == {first.run_id: strategy}
     assert await stage.run_status(second) == "pending"
 
 
@@ -110,7 +110,7 @@ async def test_twenty_admissions_at_once_are_all_kept_and_run_one_after_the_othe
     while True:
         executed.append(claim.run_id)
         await stage.runs.end(claim, RunEnd(SUCCESS, outcome()))
-        if not (claims := await stage.runs.claim(stage.worker_id, limit=20)):
+        if not (claims := await stage.queue.claim(stage.worker_id, limit=20)):
             break
         (claim,) = claims
     assert executed == [row["run_id"] for row in order]
@@ -163,7 +163,7 @@ async def test_deleting_a_thread_ends_what_waits_and_names_what_runs(stage: Stag
     waiting, _ = await stage.admit(running.thread_id)
     assert await stage.runs.delete_thread(ANN, running.thread_id) == [running.run_id]
     assert await stage.run_status(waiting) == "interrupted"
-    assert await stage.runs.cancelled_here(stage.worker_id) == {running.run_id: "interrupt"}
+    assert await stage.queue.cancelled_here(stage.worker_id) == {running.run_id: "interrupt"}
 
 
 async def test_the_thread_remembers_which_assistant_ran_on_it_last(stage: Stage) -> None:

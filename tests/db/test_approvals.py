@@ -192,7 +192,7 @@ async def test_an_answer_that_came_too_late_is_no_answer(stage: Stage) -> None:
 async def test_a_held_run_is_claimed_when_nothing_is_asked_any_more(stage: Stage) -> None:
     thread_id = await asking(stage)
     waiting, _ = await stage.admit(thread_id, on_pending="enqueue", worker_id=stage.worker_id)
-    assert await stage.runs.claim(stage.worker_id, limit=10) == []
+    assert await stage.queue.claim(stage.worker_id, limit=10) == []
     assert await stage.thread_status(thread_id) == "interrupted"
     answer = await answered(stage, thread_id, strategy="reject")
     claim = await stage.claim()
@@ -215,7 +215,7 @@ async def test_a_held_run_does_not_keep_the_state_from_being_updated(stage: Stag
 
 async def test_a_run_that_has_begun_is_not_held(stage: Stage) -> None:
     begun = await stage.started(on_pending="enqueue")
-    await stage.runs.hand_back(begun)
+    await stage.queue.hand_back(begun)
     await _settled(stage, begun.thread_id, None, X)
     assert (await stage.claim()).run_id == begun.run_id
 
@@ -268,7 +268,7 @@ async def test_a_deadline_answers_once_however_many_processes_see_it(database_ur
         results = await together(*[act_on_due(found, expirer(stage)) for _ in range(6)])
         assert results == [POLL_SECONDS] * 6
         claim = await stage.claim()
-        assert await stage.runs.claim(stage.worker_id, limit=10) == []
+        assert await stage.queue.claim(stage.worker_id, limit=10) == []
         row = await only(stage, thread_id)
         assert (row["state"], row["answer"], row["decided_run_id"]) == ("expiring", b'"no"', claim.run_id)
         await stage.runs.end(claim, RunEnd(SUCCESS, outcome()))
@@ -283,7 +283,7 @@ async def test_a_person_and_a_deadline_do_not_both_answer(database_url: str) -> 
             *[answered(stage, thread_id) for thread_id in threads],
             *[act_on_due(Approvals(stage.database), expirer(stage)) for _ in range(2)],
         )
-        claims = await stage.runs.claim(stage.worker_id, limit=100)
+        claims = await stage.queue.claim(stage.worker_id, limit=100)
         assert {claim.thread_id for claim in claims} == set(threads)
         assert len(claims) == len(threads)
         for thread_id in threads:

@@ -58,7 +58,7 @@ async def test_the_callers_runs_in_a_status_are_cancelled_everywhere(
     assert set(cancelled.over) == {runs[name] for name in ended}
     assert set(cancelled.stopping) == {runs[name] for name in told}
     assert await statuses(stage, runs) == before | dict.fromkeys(ended, "interrupted")
-    assert set(await stage.runs.cancelled_here(stage.worker_id)) == {runs[name] for name in told}
+    assert set(await stage.queue.cancelled_here(stage.worker_id)) == {runs[name] for name in told}
 
 
 async def test_a_rollback_everywhere_deletes_what_waited(stage: Stage) -> None:
@@ -219,7 +219,7 @@ async def test_cancelling_touches_what_it_cancels(full: psycopg.Connection[Any])
 
 async def test_a_claim_from_ten_thousand_waiting_runs_stays_an_index_scan(full: psycopg.Connection[Any]) -> None:
     wanted = {"worker_id": uuid4(), "limit": 10, "owner": "ann", "suspect_after": SUSPECT_AFTER}
-    nodes = explained(full, statements("runs")["claim"], wanted)
+    nodes = explained(full, statements("queue")["claim"], wanted)
     assert "Seq Scan" not in {node["Node Type"] for node in nodes if node.get("Relation Name") == "runs"}
     assert touched(nodes, "runs") <= 200
 

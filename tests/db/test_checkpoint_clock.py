@@ -13,7 +13,8 @@ from langgraph.graph import START, StateGraph
 from typing_extensions import TypedDict
 
 from holdfast.db.checkpointids import come_after
-from holdfast.db.runs import Claimed, RunEnd
+from holdfast.db.queue import Claimed
+from holdfast.db.runs import RunEnd
 from holdfast.rules.run import RunStatus
 from tests.db.savers import config_for, config_of, saver
 from tests.db.stage import Stage, outcome

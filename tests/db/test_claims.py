@@ -10,7 +10,8 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from holdfast.db.runs import Claimed, RunEnd
+from holdfast.db.queue import Claimed
+from holdfast.db.runs import RunEnd
 from holdfast.db.sql import statements
 from holdfast.rules.recovery import SUSPECT_AFTER
 from holdfast.rules.run import RunStatus
@@ -25,7 +26,7 @@ async def test_many_claimers_at_once_claim_every_run_exactly_once(stage: Stage) 
 
     async def claim_all() -> list[Claimed]:
         mine: list[Claimed] = []
-        while claims := await stage.runs.claim(uuid4(), limit=3):
+        while claims := await stage.queue.claim(uuid4(), limit=3):
             mine += claims
         return mine
 
@@ -43,7 +44,7 @@ async def test_claimers_that_race_for_busy_threads_never_run_two_at_once_there(s
     async def work() -> None:
         idle = 0
         while len(executed) < len(admitted) and idle < 500:
-            claims = await stage.runs.claim(uuid4(), limit=2)
+            claims = await stage.queue.claim(uuid4(), limit=2)
             idle = 0 if claims else idle + 1
             for claim in claims:
                 executed.append(claim)
@@ -61,7 +62,7 @@ async def test_every_claim_carries_a_larger_token_than_the_one_before(stage: Sta
     claim = await stage.started()
     tokens = [claim.fencing_token]
     for _ in range(3):
-        assert await stage.runs.hand_back(claim)
+        assert await stage.queue.hand_back(claim)
         claim = await stage.claim()
         tokens.append(claim.fencing_token)
     assert tokens == sorted(set(tokens))
@@ -73,14 +74,14 @@ async def test_a_batch_takes_one_run_of_each_thread(stage: Stage) -> None:
     firsts = [(await stage.admit(thread_id))[0] for thread_id in threads]
     for thread_id in threads:
         await stage.admit(thread_id)
-    claims = await stage.runs.claim(stage.worker_id, limit=10)
+    claims = await stage.queue.claim(stage.worker_id, limit=10)
     assert {claim.run_id for claim in claims} == set(firsts)
 
 
 async def test_no_more_runs_are_claimed_than_there_are_free_slots(stage: Stage) -> None:
     for _ in range(4):
         await stage.admit(await stage.thread())
-    assert len(await stage.runs.claim(stage.worker_id, limit=3)) == 3
+    assert len(await stage.queue.claim(stage.worker_id, limit=3)) == 3
 
 
 async def test_the_oldest_runs_come_first(stage: Stage) -> None:
@@ -101,13 +102,13 @@ async def test_a_claim_brings_what_the_worker_needs(stage: Stage) -> None:
 async def test_what_a_worker_holds_is_listed_with_its_tokens(stage: Stage) -> None:
     claim = await stage.started()
     await stage.admit(await stage.thread(), worker_id=uuid4())
-    assert await stage.runs.held(stage.worker_id) == {claim.run_id: claim.fencing_token}
+    assert await stage.queue.held(stage.worker_id) == {claim.run_id: claim.fencing_token}
 
 
 async def test_lost_claims_return_to_the_queue_and_other_workers_keep_theirs(stage: Stage) -> None:
     mine, others = await stage.started(), uuid4()
     theirs, _ = await stage.admit(await stage.thread(), worker_id=others)
-    await stage.runs.requeue_lost(stage.worker_id, [mine.run_id, theirs])
+    await stage.queue.requeue_lost(stage.worker_id, [mine.run_id, theirs])
     assert await stage.run_status(mine.run_id) == "pending"
     assert await stage.run_status(theirs) == "running"
 
@@ -130,23 +131,23 @@ async def test_a_delayed_run_is_due_by_the_clock_of_the_database(clean_url: str,
     async with opened(clean_url) as noon:
         run_id, admitted = await noon.admit(await noon.thread(), worker_id=noon.worker_id, after_seconds=60)
         assert admitted.claimed is None
-        assert await noon.runs.claim(noon.worker_id, limit=1) == []
-        assert await noon.runs.next_due() == 60
+        assert await noon.queue.claim(noon.worker_id, limit=1) == []
+        assert await noon.queue.next_due() == 60
     clock("2031-01-01 12:00:59.9+00")
     async with opened(clean_url) as almost:
-        assert await almost.runs.claim(almost.worker_id, limit=1) == []
-        assert await almost.runs.next_due() == pytest.approx(0.1)
+        assert await almost.queue.claim(almost.worker_id, limit=1) == []
+        assert await almost.queue.next_due() == pytest.approx(0.1)
     clock("2031-01-01 12:01:00+00")
     async with opened(clean_url) as due:
         assert (await due.claim()).run_id == run_id
-        assert await due.runs.next_due() is None
+        assert await due.queue.next_due() is None
 
 
 async def test_a_run_that_is_not_due_yet_lets_later_ones_of_its_thread_pass(stage: Stage) -> None:
     thread_id = await stage.thread()
     await stage.admit(thread_id, after_seconds=3600)
     now, _ = await stage.admit(thread_id)
-    claims = await stage.runs.claim(stage.worker_id, limit=10)
+    claims = await stage.queue.claim(stage.worker_id, limit=10)
     assert [claim.run_id for claim in claims] == [now]
 
 
@@ -191,8 +192,8 @@ async def test_a_long_queue_is_worked_along_its_indexes(long_queue: str) -> None
         row = conn.execute("SELECT run_id, thread_id FROM holdfast.runs WHERE status = 'pending' LIMIT 1").fetchone()
         assert row is not None
         for query, params, at_most in [
-            (statements("runs")["claim"], {**CLAIM, "limit": 10}, 200),
-            (statements("runs")["claim_this"], {**CLAIM, "run_id": row["run_id"]}, 10),
+            (statements("queue")["claim"], {**CLAIM, "limit": 10}, 200),
+            (statements("queue")["claim_this"], {**CLAIM, "run_id": row["run_id"]}, 10),
             (statements("runs")["active"], {"thread_id": row["thread_id"]}, 100),
         ]:
             nodes = explained(conn, query, params)

@@ -106,7 +106,7 @@ async def test_a_run_whose_admission_was_not_answered_is_claimed_once(clean_url:
             assert watch.left == 0
             assert admitted.claimed is not None
             assert admitted.claimed.attempt == 1
-            assert await stage.runs.held(stage.worker_id) == {run_id: admitted.claimed.fencing_token}
+            assert await stage.queue.held(stage.worker_id) == {run_id: admitted.claimed.fencing_token}
 
 
 async def test_a_transaction_that_is_cut_before_its_commit_has_not_happened(stage: Stage) -> None:

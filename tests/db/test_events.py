@@ -123,7 +123,7 @@ async def test_a_run_that_goes_on_elsewhere_is_followed_there(
     following = [asyncio.create_task(heard(at.events, speaker.claim.run_id)) for at in (here, elsewhere)]
     speaker.say("one")
     await speaker.log()
-    assert await here.stage.runs.hand_back(speaker.claim)
+    assert await here.stage.queue.hand_back(speaker.claim)
     here.events.close_tape(speaker.claim.run_id, speaker.claim.thread_id, None, over=False)
     again = await elsewhere.stage.claim()
     second = Speaker(elsewhere, again)

@@ -15,7 +15,8 @@ from langgraph.types import Command, interrupt
 from typing_extensions import TypedDict
 
 from holdfast.db.checkpoints import FencedSaver
-from holdfast.db.runs import Claimed, RunEnd
+from holdfast.db.queue import Claimed
+from holdfast.db.runs import RunEnd
 from holdfast.rules.run import RunStatus
 from tests.db.savers import config_for, config_of, rows, saver, stock
 from tests.db.stage import Stage, outcome

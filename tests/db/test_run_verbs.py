@@ -12,7 +12,8 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from holdfast.db.runs import Claimed, RunEnd
+from holdfast.db.queue import Claimed
+from holdfast.db.runs import RunEnd
 from holdfast.errors import Conflict, FenceLost, Missing
 from holdfast.rules.run import RUN_MOVES, RunStatus, RunVerb
 from tests.db.stage import ANN, Stage, outcome
@@ -47,13 +48,13 @@ async def cancels(case: Case) -> object:
 
 
 VERBS: dict[str, tuple[RunVerb | None, Callable[[Case], Awaitable[object]]]] = {
-    "claim": (RunVerb.CLAIM, lambda case: case.stage.runs.claim(case.stage.worker_id, limit=1)),
-    "requeue_dead": (RunVerb.REQUEUE, lambda case: case.stage.runs.requeue_dead([case.stage.worker_id])),
+    "claim": (RunVerb.CLAIM, lambda case: case.stage.queue.claim(case.stage.worker_id, limit=1)),
+    "requeue_dead": (RunVerb.REQUEUE, lambda case: case.stage.queue.requeue_dead([case.stage.worker_id])),
     "requeue_lost": (
         RunVerb.REQUEUE,
-        lambda case: case.stage.runs.requeue_lost(case.stage.worker_id, [case.run_id]),
+        lambda case: case.stage.queue.requeue_lost(case.stage.worker_id, [case.run_id]),
     ),
-    "hand_back": (RunVerb.REQUEUE, lambda case: case.stage.runs.hand_back(case.claim)),
+    "hand_back": (RunVerb.REQUEUE, lambda case: case.stage.queue.hand_back(case.claim)),
     "end success": (RunVerb.SUCCEED, ends(RunStatus.SUCCESS)),
     "end error": (RunVerb.FAIL, ends(RunStatus.ERROR)),
     "end timeout": (RunVerb.EXPIRE, ends(RunStatus.TIMEOUT)),
@@ -127,10 +128,10 @@ async def test_a_run_that_ran_before_is_cancelled_by_a_worker_and_not_by_the_req
 
 async def test_an_older_claim_cannot_end_or_hand_back_a_run_that_was_claimed_again(stage: Stage) -> None:
     old = await stage.started()
-    await stage.runs.hand_back(old)
+    await stage.queue.hand_back(old)
     newer = await stage.claim()
     assert newer.fencing_token > old.fencing_token
-    assert not await stage.runs.hand_back(old)
+    assert not await stage.queue.hand_back(old)
     with pytest.raises(FenceLost):
         await stage.runs.end(old, RunEnd(RunStatus.SUCCESS, outcome({"x": b"1"})))
     assert await stage.run_status(old.run_id) == "running"
@@ -211,7 +212,7 @@ async def test_a_rollback_request_is_not_softened_by_a_later_interrupt(stage: St
     claim = await stage.started()
     await stage.runs.cancel(ANN, claim.thread_id, claim.run_id, "rollback")
     await stage.runs.cancel(ANN, claim.thread_id, claim.run_id, "interrupt")
-    assert await stage.runs.cancelled_here(stage.worker_id) == {claim.run_id: "rollback"}
+    assert await stage.queue.cancelled_here(stage.worker_id) == {claim.run_id: "rollback"}
 
 
 async def test_a_pending_run_that_is_rolled_back_leaves_no_record(stage: Stage) -> None:
@@ -224,28 +225,28 @@ async def test_a_pending_run_that_is_rolled_back_leaves_no_record(stage: Stage) 
 
 async def test_a_takeover_counts_a_crash_and_a_hand_back_does_not(stage: Stage) -> None:
     claim = await stage.started()
-    await stage.runs.hand_back(claim)
+    await stage.queue.hand_back(claim)
     again = await stage.claim()
     assert (again.attempt, again.crashes) == (2, 0)
     await stage.register(stage.worker_id)
-    assert await stage.runs.requeue_dead([stage.worker_id]) == {claim.run_id: 1}
+    assert await stage.queue.requeue_dead([stage.worker_id]) == {claim.run_id: 1}
     last = await stage.claim()
     assert (last.attempt, last.crashes) == (3, 1)
 
 
 async def claimed(stage: Stage, run_id: UUID) -> Claimed | None:
     """The run that waits, claimed by whom it waits for."""
-    if claims := await stage.runs.claim(stage.worker_id, limit=1):
+    if claims := await stage.queue.claim(stage.worker_id, limit=1):
         assert [claim.run_id for claim in claims] == [run_id]
         return claims[0]
-    return await stage.runs.claim_suspect(stage.worker_id, run_id)
+    return await stage.queue.claim_suspect(stage.worker_id, run_id)
 
 
 async def crashed(stage: Stage, run_id: UUID) -> int:
     """How many crashes a run is charged with after one more."""
     assert await claimed(stage, run_id) is not None
     await stage.register(stage.worker_id)
-    return (await stage.runs.requeue_dead([stage.worker_id]))[run_id]
+    return (await stage.queue.requeue_dead([stage.worker_id]))[run_id]
 
 
 async def test_a_run_that_gets_on_is_charged_with_its_last_crash_alone(stage: Stage) -> None:
@@ -268,15 +269,15 @@ async def saved_a_checkpoint(stage: Stage, run_id: UUID, *, attempt: int) -> Non
 async def test_a_suspect_is_claimed_by_those_who_look_for_suspects(stage: Stage) -> None:
     run_id, _ = await stage.admit(await stage.thread())
     await crashed(stage, run_id)
-    assert await stage.runs.suspect() is None
+    assert await stage.queue.suspect() is None
     await crashed(stage, run_id)
-    assert await stage.runs.suspect() == run_id
-    assert not await stage.runs.claim(stage.worker_id, limit=1)
-    claim = await stage.runs.claim_suspect(stage.worker_id, run_id)
+    assert await stage.queue.suspect() == run_id
+    assert not await stage.queue.claim(stage.worker_id, limit=1)
+    claim = await stage.queue.claim_suspect(stage.worker_id, run_id)
     assert claim is not None
     assert claim.crashes == 2
-    assert await stage.runs.suspect() is None
-    assert await stage.runs.claim_suspect(stage.worker_id, run_id) is None
+    assert await stage.queue.suspect() is None
+    assert await stage.queue.claim_suspect(stage.worker_id, run_id) is None
 
 
 async def test_a_suspect_whose_thread_is_busy_waits_like_any_run(stage: Stage) -> None:
@@ -284,9 +285,9 @@ async def test_a_suspect_whose_thread_is_busy_waits_like_any_run(stage: Stage) -
     before = await stage.started(thread_id)
     run_id, _ = await stage.admit(thread_id)
     await stage.sql("UPDATE holdfast.runs SET crashes = 2 WHERE run_id = %s", run_id)
-    assert await stage.runs.suspect() is None
+    assert await stage.queue.suspect() is None
     await stage.runs.end(before, RunEnd(RunStatus.SUCCESS, outcome()))
-    assert await stage.runs.suspect() == run_id
+    assert await stage.queue.suspect() == run_id
 
 
 async def test_a_suspect_that_is_handed_back_after_a_step_is_one_no_more(stage: Stage) -> None:
@@ -295,16 +296,16 @@ async def test_a_suspect_that_is_handed_back_after_a_step_is_one_no_more(stage: 
     alone = await claimed(stage, run_id)
     assert alone is not None
     await saved_a_checkpoint(stage, run_id, attempt=alone.attempt)
-    assert await stage.runs.hand_back(alone)
+    assert await stage.queue.hand_back(alone)
     again = await stage.claim()
     assert (again.run_id, again.crashes) == (run_id, 0)
-    await stage.runs.hand_back(again)
+    await stage.queue.hand_back(again)
     assert (await stage.claim()).crashes == 0
 
 
 async def test_a_run_that_nobody_executed_has_taken_nobody_down(stage: Stage) -> None:
     claim = await stage.started()
-    await stage.runs.requeue_lost(stage.worker_id, [claim.run_id])
+    await stage.queue.requeue_lost(stage.worker_id, [claim.run_id])
     assert (await stage.claim()).crashes == 0
 
 
@@ -313,7 +314,7 @@ async def test_a_takeover_forgets_the_dead_and_leaves_the_living_alone(stage: St
     await stage.register(dead)
     await stage.register(living)
     lost, kept = [(await stage.admit(await stage.thread(), worker_id=who))[0] for who in (dead, living)]
-    assert await stage.runs.requeue_dead([dead]) == {lost: 1}
+    assert await stage.queue.requeue_dead([dead]) == {lost: 1}
     assert await stage.run_status(kept) == "running"
     assert [row["worker_id"] for row in await stage.sql("SELECT worker_id FROM holdfast.workers")] == [living]
-    assert await stage.runs.requeue_dead([dead]) == {}
+    assert await stage.queue.requeue_dead([dead]) == {}

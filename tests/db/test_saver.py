@@ -18,7 +18,8 @@ from langgraph.graph.state import CompiledStateGraph
 from typing_extensions import TypedDict
 
 from holdfast.db.checkpoints import NULL_TASK_ID, Fence, FencedSaver
-from holdfast.db.runs import Claimed, RunEnd
+from holdfast.db.queue import Claimed
+from holdfast.db.runs import RunEnd
 from holdfast.errors import Conflict, FenceLost
 from holdfast.rules.run import RunStatus
 from tests.db.savers import checkpoint_with, config_for, config_of, put, rows, saver, stock
@@ -84,12 +85,12 @@ async def test_both_savers_write_the_same_rows(stage: Stage) -> None:
 
 
 async def lose_by_a_new_claim(stage: Stage, claim: Claimed) -> None:
-    await stage.runs.hand_back(claim)
+    await stage.queue.hand_back(claim)
     await stage.claim()
 
 
 async def lose_by_a_requeue(stage: Stage, claim: Claimed) -> None:
-    await stage.runs.requeue_lost(stage.worker_id, [claim.run_id])
+    await stage.queue.requeue_lost(stage.worker_id, [claim.run_id])
 
 
 async def lose_by_the_end(stage: Stage, claim: Claimed) -> None:
@@ -148,7 +149,7 @@ async def test_saves_that_race_with_a_takeover_are_kept_whole_or_not_at_all(stag
     ours = saver(stage, claim)
     saved = await put(ours, config_of(claim), {"x": [0]})
     saves = [put(ours, saved, {"x": [step]}, step) for step in range(1, 9)]
-    results = await together(*saves, stage.runs.requeue_lost(stage.worker_id, [claim.run_id]))
+    results = await together(*saves, stage.queue.requeue_lost(stage.worker_id, [claim.run_id]))
     kept = [result["configurable"]["checkpoint_id"] for result in results[:-1] if isinstance(result, dict)]
     assert all(isinstance(result, dict | FenceLost) for result in results[:-1])
     found = await stage.sql("SELECT checkpoint_id FROM checkpoints")

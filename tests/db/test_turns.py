@@ -12,7 +12,8 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from holdfast.db.runs import OWNERS_A_LOOK, RunEnd, Runs
+from holdfast.db.queue import OWNERS_A_LOOK, Queue
+from holdfast.db.runs import RunEnd
 from holdfast.db.sql import statements
 from holdfast.rules.caller import Caller
 from holdfast.rules.run import RunStatus
@@ -33,7 +34,7 @@ async def served(stage: Stage, looks: int, *, limit: int = 1) -> list[str]:
     """Whose runs come next, each ended before the next is claimed."""
     owners = []
     for _ in range(looks):
-        for claim in await stage.runs.claim(stage.worker_id, limit=limit):
+        for claim in await stage.queue.claim(stage.worker_id, limit=limit):
             owners.append(claim.owner)
             await stage.runs.end(claim, RunEnd(RunStatus.SUCCESS, outcome()))
     return owners
@@ -51,10 +52,10 @@ async def test_with_one_slot_the_owners_take_turns(stage: Stage) -> None:
 async def test_who_has_fewest_runs_running_anywhere_is_served_first(stage: Stage) -> None:
     for _ in range(4):
         await queued(stage, "ann")
-    assert len(await stage.runs.claim(uuid4(), limit=2)) == 2
+    assert len(await stage.queue.claim(uuid4(), limit=2)) == 2
     await queued(stage, "bob")
     await queued(stage, "bob")
-    elsewhere = Runs(stage.database)
+    elsewhere = Queue(stage.database)
     claimed = [(await elsewhere.claim(stage.worker_id, limit=1))[0].owner for _ in range(4)]
     assert claimed == ["bob", "bob", "ann", "ann"]
 
@@ -64,8 +65,8 @@ async def test_free_slots_are_shared_and_what_one_owner_does_not_need_the_others
         await queued(stage, "ann")
     for _ in range(3):
         await queued(stage, "bob")
-    claimed = await stage.runs.claim(stage.worker_id, limit=10)
-    claimed += await stage.runs.claim(stage.worker_id, limit=10 - len(claimed))
+    claimed = await stage.queue.claim(stage.worker_id, limit=10)
+    claimed += await stage.queue.claim(stage.worker_id, limit=10 - len(claimed))
     assert Counter(claim.owner for claim in claimed) == {"ann": 7, "bob": 3}
 
 
@@ -77,7 +78,7 @@ async def test_an_owner_whose_runs_are_all_blocked_costs_nobody_a_slot(stage: St
     waiting = await queued(stage, "bob")
     await stage.runs.end(await stage.claim(), RunEnd(RunStatus.SUCCESS, outcome()))
     assert await stage.run_status(waiting) == "success"
-    assert await stage.runs.claim(stage.worker_id, limit=4) == []
+    assert await stage.queue.claim(stage.worker_id, limit=4) == []
 
 
 async def test_more_owners_than_one_look_sees_are_all_served_in_turn(stage: Stage) -> None:
@@ -180,11 +181,11 @@ def test_a_turn_is_found_along_the_indexes_whatever_waits(database_url: str, que
         conn.execute("VACUUM ANALYZE holdfast.runs")
         for mode in ("auto", "force_generic_plan"):
             conn.execute(f"SET plan_cache_mode = {mode}")  # type: ignore[arg-type]
-            turns = explained(conn, statements("runs")["turns"], {"after": "", "owners": OWNERS_A_LOOK})
+            turns = explained(conn, statements("queue")["turns"], {"after": "", "owners": OWNERS_A_LOOK})
             assert {node["Node Type"] for node in turns} == {"Index Only Scan"}
             assert rows_read(turns) <= 2 * OWNERS_A_LOOK + 2
-            row = conn.execute(statements("runs")["turns"], {"after": "", "owners": 1}).fetchone()
+            row = conn.execute(statements("queue")["turns"], {"after": "", "owners": 1}).fetchone()
             assert row is not None
-            claim = explained(conn, statements("runs")["claim"], {**CLAIM, "owner": row["owner"]})
+            claim = explained(conn, statements("queue")["claim"], {**CLAIM, "owner": row["owner"]})
             assert not [node for node in claim if node["Node Type"] == "Seq Scan"]
             assert rows_read(claim) <= 30

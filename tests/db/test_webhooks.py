@@ -9,7 +9,8 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from holdfast.db.runs import Claimed, RunEnd
+from holdfast.db.queue import Claimed
+from holdfast.db.runs import RunEnd
 from holdfast.db.sql import statements
 from holdfast.db.webhooks import Deliveries
 from holdfast.errors import FenceLost
@@ -93,7 +94,7 @@ async def test_a_deleted_thread_takes_no_delivery_with_it(stage: Stage, deliveri
 
 async def test_an_end_that_is_refused_leaves_nothing(stage: Stage, deliveries: Deliveries) -> None:
     old = await stage.started(webhook=URL)
-    await stage.runs.hand_back(old)
+    await stage.queue.hand_back(old)
     newer = await stage.claim()
     with pytest.raises(FenceLost):
         await stage.runs.end(old, RunEnd(RunStatus.SUCCESS, outcome()))
@@ -106,7 +107,7 @@ async def test_an_end_that_is_refused_leaves_nothing(stage: Stage, deliveries: D
 async def test_a_recovered_run_started_when_it_was_claimed_first(stage: Stage, deliveries: Deliveries) -> None:
     first = await stage.started(webhook=URL)
     [before] = await stage.sql("SELECT started_at FROM holdfast.runs WHERE run_id = %s", first.run_id)
-    await stage.runs.hand_back(first)
+    await stage.queue.hand_back(first)
     again = await stage.claim()
     assert again.webhook == URL
     await stage.runs.end(again, RunEnd(RunStatus.SUCCESS, outcome()))
@@ -146,7 +147,7 @@ async def test_what_a_dead_worker_took_is_due_at_once(stage: Stage, deliveries: 
         await ended(stage)
         assert len(await deliveries.take(worker, limit=5, lease=LEASE)) == 1
     assert await deliveries.release() == 0
-    await stage.runs.requeue_dead([dead])
+    await stage.queue.requeue_dead([dead])
     assert await deliveries.release() == 1
     [again] = await deliveries.take(living, limit=5, lease=LEASE)
     assert (again["attempt"], again["sender"]) == (2, living)

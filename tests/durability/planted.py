@@ -150,7 +150,7 @@ def _around_streams(wrapped: Callable[[Follow], Follow]) -> None:
 def no_requeue() -> None:
     """Dead workers are forgotten together with what they held."""
     for verb in ("requeue_dead", "requeue_orphans"):
-        _rewrite("runs", verb, "r\\.status = 'running'", "false")
+        _rewrite("queue", verb, "r\\.status = 'running'", "false")
 
 
 def new_run_id() -> None:
@@ -177,10 +177,10 @@ def saves_late() -> None:
 def no_order() -> None:
     """Who comes last is served first, and whoever comes while nobody is served is served at once."""
     for verb in ("claim", "claim_this"):
-        _rewrite("runs", verb, r"AND NOT EXISTS \(\s+SELECT FROM holdfast.runs earlier.+?NOT earlier\.held\)", "")
-    _rewrite("runs", "claim", r"ORDER BY \(r\.available_at.+?, r\.seq", "ORDER BY r.seq DESC")
+        _rewrite("queue", verb, r"AND NOT EXISTS \(\s+SELECT FROM holdfast.runs earlier.+?NOT earlier\.held\)", "")
+    _rewrite("queue", "claim", r"ORDER BY \(r\.available_at.+?, r\.seq", "ORDER BY r.seq DESC")
     # Of one thread only one may run: more at once would be refused, and nobody would be served at all.
-    _rewrite("runs", "claim", r"LIMIT %\(limit\)s", "LIMIT least(%(limit)s, 1)")
+    _rewrite("queue", "claim", r"LIMIT %\(limit\)s", "LIMIT least(%(limit)s, 1)")
 
 
 def no_reject() -> None:
@@ -196,7 +196,7 @@ def no_death() -> None:
 def no_budget() -> None:
     """A run may take down as many workers as it likes."""
     for verb in ("requeue_dead", "requeue_orphans"):
-        _rewrite("runs", verb, r"CASE WHEN.+?END", "0")
+        _rewrite("queue", verb, r"CASE WHEN.+?END", "0")
 
 
 def no_containment() -> None:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from holdfast.db.events import ATTEMPT_GAP
-from holdfast.db.runs import Claimed, RunEnd
+from holdfast.db.queue import Claimed
+from holdfast.db.runs import RunEnd
 from holdfast.rules.run import RunStatus
 from holdfast.wire import sse
 from holdfast.worker import journal as module
@@ -161,7 +162,7 @@ async def test_a_lost_fence_is_reported_once_and_nothing_is_logged(bench: Bench)
     stage = bench.process.stage
     claim = await stage.started()
     journal = bench.journal(claim)
-    await stage.runs.hand_back(claim)
+    await stage.queue.hand_back(claim)
     journal.emit("values", SMALL)
     await until(lambda: bench.failures)
     await journal.close()
@@ -176,7 +177,7 @@ async def test_a_later_attempt_leaves_a_gap_in_the_thread_and_goes_on_counting_i
     first.emit("values", SMALL)
     first.emit("values", SMALL)
     await until(bench.blocks)
-    assert await stage.runs.hand_back(claim)
+    assert await stage.queue.hand_back(claim)
     again = await stage.claim()
     second = bench.journal(again)
     await second.resume_numbering()

@@ -41,7 +41,7 @@ async def courier(stage: Stage, post: Post | None = None) -> AsyncIterator[Couri
         task.cancel()
         await asyncio.wait([task])
         assert task.cancelled(), task.exception()
-        await stage.runs.requeue_dead([worker_id])
+        await stage.queue.requeue_dead([worker_id])
 
 
 async def ended(stage: Stage, url: str) -> UUID:

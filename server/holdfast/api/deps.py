@@ -31,7 +31,8 @@ from holdfast.db.crons import Crons
 from holdfast.db.events import EventLog
 from holdfast.db.idempotency import IdempotencyKeys, Key, Made
 from holdfast.db.pool import Database
-from holdfast.db.runs import Claimed, Runs
+from holdfast.db.queue import Claimed
+from holdfast.db.runs import Runs
 from holdfast.db.threads import Threads
 from holdfast.db.trees import Stores
 from holdfast.errors import Invalid

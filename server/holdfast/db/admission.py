@@ -10,12 +10,12 @@ from uuid import UUID
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from holdfast.db import approvals, cancelling, crons, idempotency, runs, threads
+from holdfast.db import approvals, cancelling, crons, idempotency, queue, threads
 from holdfast.db.cancelling import CancelAction, Cancelled
 from holdfast.db.crons import Firing
 from holdfast.db.idempotency import Key, Made
 from holdfast.db.pool import Connection, Database, repeated
-from holdfast.db.runs import Claimed
+from holdfast.db.queue import Claimed
 from holdfast.db.scope import scoped
 from holdfast.db.sql import statements
 from holdfast.errors import Conflict, Missing
@@ -113,7 +113,7 @@ class Admissions:
             others = await self._admit(conn, caller, new)
             claimed = None
             if worker_id is not None and not new.after_seconds:
-                claimed = await runs.claim_this(conn, worker_id, new.run_id)
+                claimed = await queue.claim_this(conn, worker_id, new.run_id)
         return Admitted(claimed, others)
 
     @repeated

@@ -1,4 +1,4 @@
-"""Runs: the queue is the table.
+"""Runs: what is asked of them, and how they end. Who executes them when is `queue.py`.
 
 One verb, one statement, one method. Guards live in the SQL; a verb that changes no row was refused. Whoever touches a
 thread and its runs locks the thread row first, so that status, values, interrupts and runs change together (invariant
@@ -12,65 +12,22 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
 
-from psycopg import IntegrityError
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from holdfast.db import approvals, cancelling, threads, webhooks
 from holdfast.db.cancelling import CancelAction, Cancelled
-from holdfast.db.checkpoints import SAVE_RETRY_SECONDS, Fence
+from holdfast.db.checkpoints import SAVE_RETRY_SECONDS
 from holdfast.db.erasing import erase_or_leave
-from holdfast.db.pool import Connection, Database, persistent, repeated
+from holdfast.db.pool import Connection, Database, repeated
+from holdfast.db.queue import Claimed
 from holdfast.db.scope import scoped
 from holdfast.db.sql import statements
-from holdfast.errors import Conflict, DatabaseError, FenceLost, Missing
+from holdfast.errors import Conflict, FenceLost, Missing
 from holdfast.rules.approval import Policies
 from holdfast.rules.caller import Caller
 from holdfast.rules.command import Questions
-from holdfast.rules.recovery import SUSPECT_AFTER
 from holdfast.rules.run import RunStatus
-from holdfast.rules.turns import Turn, in_order, share
-
-OWNERS_A_LOOK = 64
-"""Among so many owners a worker chooses whose turn it is; with more of them, among the next ones in the circle."""
-
-MOST_LOOKS = 16
-"""So many looks may find nothing but blocked runs before the worker sleeps; it goes on where it stopped."""
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """A run that this process holds; `fencing_token` is what its writes carry."""
-
-    run_id: UUID
-    thread_id: UUID
-    owner: str
-    assistant_id: UUID
-    graph_id: str
-    metadata: Mapping[str, Any]
-    kwargs: bytes
-    resumable: bool
-    logged: bool
-    ephemeral: bool
-    attempt: int
-    crashes: int
-    command_saved: bool
-    fencing_token: int
-    cancel: CancelAction | None
-    event_seq: int
-    claimed_at: float
-    torn: bool = False
-    """The thread rests in the middle of something, or after an error: its history may lack answers to tool calls."""
-    graph_revision: str | None = None
-    """The fingerprint of the graph that wrote the thread's state; None where there is none."""
-    webhook: str | None = None
-    created_at: Any = None
-    asks: bool = False
-    """Whether its thread asked something when it was claimed."""
-
-    @property
-    def fence(self) -> Fence:
-        return Fence("run", self.run_id, self.fencing_token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,56 +75,6 @@ class Runs:
         self._database = database
         self._policies = policies or Policies()
         self._sql = statements("runs")
-        self._served = ""
-
-    async def claim(self, worker_id: UUID, *, limit: int) -> list[Claimed]:
-        """Up to `limit` runs that are due, each with a new fencing token; owners take turns (`rules/turns.py`).
-
-        No suspects: those are claimed one by one (`claim_suspect`).
-        """
-        claimed: list[Claimed] = []
-        for _ in range(MOST_LOOKS):
-            turns = await self._turns()
-            waiting = in_order(turns)
-            while waiting and len(claimed) < limit:
-                owner, at_most = waiting[0].owner, share(limit - len(claimed), waiting)
-                try:
-                    found = await self._claim_of(owner, worker_id, at_most)
-                except DatabaseError:
-                    if not claimed:
-                        raise
-                    return claimed
-                if found:
-                    claimed += found
-                    self._served = owner
-                del waiting[0]
-            if claimed or len(turns) < OWNERS_A_LOOK:
-                break
-            self._served = turns[-1].owner
-        return claimed
-
-    @repeated
-    async def suspect(self) -> UUID | None:
-        """A run that may start, in a process of its own (`rules/recovery.py`)."""
-        async with self._database.connection("worker") as conn:
-            row = await self._one(conn, "suspect", {"suspect_after": SUSPECT_AFTER})
-        return None if row is None else row["run_id"]
-
-    @repeated
-    async def claim_suspect(self, worker_id: UUID, run_id: UUID) -> Claimed | None:
-        """Claim that run; None if it may not start any more."""
-        try:
-            async with self._database.transaction("worker") as conn:
-                return await claim_this(conn, worker_id, run_id)
-        except IntegrityError:
-            return None
-
-    @repeated
-    async def next_due(self) -> float | None:
-        """Seconds until the next delayed run is due, or None."""
-        async with self._database.connection("worker") as conn:
-            row = await self._one(conn, "next_due", {})
-        return None if row is None or row["seconds"] is None else float(row["seconds"])
 
     async def append(self, run: Claimed, block: Block) -> None:
         """Add a block to the run's event log.
@@ -192,41 +99,6 @@ class Runs:
             FenceLost: a newer claim exists; nothing was written.
         """
         await self._database.retrying(lambda: self._end(run, end), for_seconds=SAVE_RETRY_SECONDS)
-
-    @persistent
-    async def hand_back(self, run: Claimed) -> bool:
-        """Return a run to the queue, its progress kept; whether it was still ours."""
-        params = {"run_id": run.run_id, "token": run.fencing_token}
-        async with self._database.transaction("worker") as conn:
-            return await self._one(conn, "hand_back", params) is not None
-
-    @repeated
-    async def requeue_dead(self, dead: Sequence[UUID]) -> dict[UUID, int]:
-        """Return the runs of dead workers to the queue and forget those workers; how often each run has crashed."""
-        async with self._database.transaction("worker") as conn:
-            rows = await (await conn.execute(self._sql["requeue_dead"], {"dead": list(dead)})).fetchall()
-            rows += await (await conn.execute(self._sql["requeue_orphans"])).fetchall()
-        return {row["run_id"]: row["crashes"] for row in rows}
-
-    @repeated
-    async def requeue_lost(self, worker_id: UUID, run_ids: Sequence[UUID]) -> None:
-        """Return this worker's own runs, which it is not executing, to the queue."""
-        async with self._database.connection("worker") as conn:
-            await self._all(conn, "requeue_lost", {"worker_id": worker_id, "run_ids": list(run_ids)})
-
-    @repeated
-    async def held(self, worker_id: UUID) -> dict[UUID, int]:
-        """Run ids and fencing tokens that the database says this worker holds."""
-        async with self._database.connection("worker") as conn:
-            rows = await self._all(conn, "held", {"worker_id": worker_id})
-        return {row["run_id"]: row["fencing_token"] for row in rows}
-
-    @repeated
-    async def cancelled_here(self, worker_id: UUID) -> dict[UUID, CancelAction]:
-        """Runs of this worker that somebody asked to stop."""
-        async with self._database.connection("worker") as conn:
-            rows = await self._all(conn, "cancelled_here", {"worker_id": worker_id})
-        return {row["run_id"]: row["cancel"] for row in rows}
 
     async def cancel(self, caller: Caller, thread_id: UUID, run_id: UUID, action: CancelAction) -> bool:
         """Cancel a run; True if a worker has to be told, False if it never started and is over now.
@@ -349,23 +221,6 @@ class Runs:
         await self.get(caller, thread_id, run_id)
         raise Conflict("Run is still active: cancel it before deleting it.")
 
-    @repeated
-    async def _turns(self) -> list[Turn]:
-        async with self._database.connection("worker") as conn:
-            rows = await self._all(conn, "turns", {"after": self._served, "owners": OWNERS_A_LOOK})
-        return [Turn(**row) for row in rows]
-
-    @repeated
-    async def _claim_of(self, owner: str, worker_id: UUID, limit: int) -> list[Claimed]:
-        params = {"owner": owner, "worker_id": worker_id, "limit": limit, "suspect_after": SUSPECT_AFTER}
-        try:
-            async with self._database.transaction("worker") as conn:
-                rows = await self._all(conn, "claim", params)
-        except IntegrityError:
-            # Two workers took neighbours of one thread at the same moment; the index let one of them through.
-            return []
-        return [Claimed(**row) for row in rows]
-
     async def _end(self, run: Claimed, end: RunEnd) -> None:
         thread = {"thread_id": run.thread_id}
         mine = {"run_id": run.run_id, "token": run.fencing_token, "status": end.status}
@@ -431,13 +286,6 @@ class Runs:
 
     async def _all(self, conn: Connection, verb: str, params: Mapping[str, Any]) -> list[DictRow]:
         return await (await conn.execute(self._sql[verb], params)).fetchall()
-
-
-async def claim_this(conn: Connection, worker_id: UUID, run_id: UUID) -> Claimed | None:
-    """Claim this run, if it is due and nothing of its thread is before it."""
-    params = {"worker_id": worker_id, "run_id": run_id}
-    row = await (await conn.execute(statements("runs")["claim_this"], params)).fetchone()
-    return None if row is None else Claimed(**row)
 
 
 def _last_block(run: Claimed, end: RunEnd) -> dict[str, Any]:

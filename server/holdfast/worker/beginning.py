@@ -14,8 +14,8 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 from langgraph.types import StateSnapshot
 
+from holdfast.db.queue import Claimed
 from holdfast.db.revisions import Revisions
-from holdfast.db.runs import Claimed
 from holdfast.errors import Conflict
 from holdfast.rules.caller import User, identity
 from holdfast.rules.recovery import Dispatch, Standing, recovery, still_pending

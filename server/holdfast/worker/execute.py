@@ -31,8 +31,9 @@ from holdfast.db.cancelling import cancel_error
 from holdfast.db.checkpoints import FencedSaver
 from holdfast.db.events import EventLog
 from holdfast.db.pool import Database
+from holdfast.db.queue import Claimed, Queue
 from holdfast.db.revisions import Revisions
-from holdfast.db.runs import Claimed, RunEnd, Runs
+from holdfast.db.runs import RunEnd, Runs
 from holdfast.db.threads import Outcome
 from holdfast.db.trees import Stores
 from holdfast.errors import Conflict, DatabaseError, DatabaseUnavailable, FenceLost, GraphChanged, Unsaveable
@@ -58,6 +59,7 @@ class Workshop:
     """What every execution works with."""
 
     database: Database
+    queue: Queue
     runs: Runs
     events: EventLog
     bell: Bell
@@ -237,7 +239,7 @@ class Execution:
         block = await self._journal.close()
         if block is not None and self.claim.logged:
             await self._shop.runs.append(self.claim, block)
-        if await self._shop.runs.hand_back(self.claim):
+        if await self._shop.queue.hand_back(self.claim):
             logger.info("run %s was handed back", self.claim.run_id)
             self._shop.bell.ring("run", self.claim.run_id)
 

@@ -14,7 +14,7 @@ from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Mapping
 from uuid import UUID
 
-from holdfast.db.runs import Runs
+from holdfast.db.queue import Queue
 from holdfast.errors import DatabaseError
 
 logger = logging.getLogger(__name__)
@@ -29,8 +29,8 @@ LAST_SECONDS = 10.0
 class Isolation:
     """Looks after suspects."""
 
-    def __init__(self, runs: Runs, environment: Mapping[str, str]) -> None:
-        self._runs = runs
+    def __init__(self, queue: Queue, environment: Mapping[str, str]) -> None:
+        self._queue = queue
         self._environment = {**os.environ, **environment}
         self._wake = asyncio.Event()
         self._process: Process | None = None
@@ -43,7 +43,7 @@ class Isolation:
         """Execute suspects until cancelled."""
         while True:
             try:
-                while suspect := await self._runs.suspect():
+                while suspect := await self._queue.suspect():
                     await self._execute(suspect)
             except (DatabaseError, OSError) as error:
                 logger.warning("suspects have to wait: %s", error)

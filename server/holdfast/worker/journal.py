@@ -14,7 +14,8 @@ import asyncio
 from collections.abc import Callable
 
 from holdfast.db.events import ATTEMPT_GAP, EventLog
-from holdfast.db.runs import Block, Claimed, Runs
+from holdfast.db.queue import Claimed
+from holdfast.db.runs import Block, Runs
 from holdfast.errors import HoldfastError
 from holdfast.wire import sse
 

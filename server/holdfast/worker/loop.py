@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from uuid import UUID
 
 from holdfast.db.bell import Bell
-from holdfast.db.runs import Claimed, Runs
+from holdfast.db.queue import Claimed, Queue
 from holdfast.errors import DatabaseError
 from holdfast.rules.recovery import SUSPECT_AFTER
 from holdfast.rules.run import StopReason
@@ -47,7 +47,7 @@ class Worker:
         self.worker_id = worker_id
         self._suspect_found = suspect_found
         self._shop = shop
-        self._runs: Runs = shop.runs
+        self._queue: Queue = shop.queue
         self._bell: Bell = shop.bell
         self._slots = slots
         self._reserved = 0
@@ -114,7 +114,7 @@ class Worker:
             self._wake.clear()
             try:
                 claimed = await self._claim()
-                due = None if claimed or self._free < 1 else await self._runs.next_due()
+                due = None if claimed or self._free < 1 else await self._queue.next_due()
             except DatabaseError as error:
                 logger.warning("cannot claim: %s", error)
                 await asyncio.sleep(PAUSE_AFTER_ERROR)
@@ -124,7 +124,7 @@ class Worker:
 
     async def run_suspect(self, run_id: UUID) -> None:
         """Claim a run that has taken workers down, if it may start, and execute it until it has got on."""
-        if claim := await self._runs.claim_suspect(self.worker_id, run_id):
+        if claim := await self._queue.claim_suspect(self.worker_id, run_id):
             self._launch(claim, alone=True)
         await self._idle.wait()
 
@@ -148,7 +148,7 @@ class Worker:
         """
         # What is claimed while the database answers is not in its answer, and is no less ours.
         executions = list(self._executions.items())
-        held = await self._runs.held(self.worker_id)
+        held = await self._queue.held(self.worker_id)
         for run_id, execution in executions:
             if held.get(run_id) != execution.claim.fencing_token:
                 execution.stop(StopReason.LEASE_LOST)
@@ -158,7 +158,7 @@ class Worker:
         lost = sorted(run_id for run_id, since in self._adrift.items() if now - since >= patience)
         if lost:
             logger.warning("%d claimed runs are executed nowhere; returning them to the queue", len(lost))
-            await self._runs.requeue_lost(self.worker_id, lost)
+            await self._queue.requeue_lost(self.worker_id, lost)
             self.wake()
         elif self._adrift:
             asyncio.get_running_loop().call_later(ADRIFT_SECONDS, self.check_claims)
@@ -182,7 +182,7 @@ class Worker:
             return False
         self._claiming = True
         try:
-            claimed = await self._runs.claim(self.worker_id, limit=free)
+            claimed = await self._queue.claim(self.worker_id, limit=free)
         finally:
             self._claiming = False
         if not claimed:
@@ -226,19 +226,19 @@ class Worker:
     async def _apply_cancels(self) -> None:
         if not self._executions:
             return
-        for run_id, action in (await self._runs.cancelled_here(self.worker_id)).items():
+        for run_id, action in (await self._queue.cancelled_here(self.worker_id)).items():
             if execution := self._executions.get(run_id):
                 execution.stop(StopReason(action))
 
     async def adopt_orphans(self) -> None:
         """Take over runs whose worker is gone without a trace: it left while they were being claimed."""
-        if taken := await self._runs.requeue_dead(()):
+        if taken := await self._queue.requeue_dead(()):
             logger.warning("%d runs had lost their worker; they return to the queue", len(taken))
             self._requeued(taken)
 
     async def _take_over(self, dead: Sequence[UUID]) -> None:
         try:
-            taken = await self._runs.requeue_dead(dead)
+            taken = await self._queue.requeue_dead(dead)
         finally:
             self._taking_over = False
         logger.warning("%d workers died; %d runs return to the queue", len(dead), len(taken))
