@@ -78,7 +78,13 @@ def worker(config: Config = None, data_dir: DataDir = None, database_url: Databa
 @cli.command(hidden=True)
 def isolated(run_id: UUID) -> None:
     """Execute this run, which took workers down before, until it has got on; workers start this."""
-    _run("isolated", run_id)
+    import gc
+
+    gc.disable()
+    settings = _settings()
+    from holdfast.working import run_alone
+
+    _main(run_alone(settings, run_id, gc.enable))
 
 
 @cli.command()
@@ -136,7 +142,7 @@ def main() -> None:
         raise SystemExit(1) from None
 
 
-def _run(part: Literal["serve", "api", "worker", "isolated"], suspect: UUID | None = None, **given: Any) -> None:
+def _run(part: Literal["serve", "api", "worker"], **given: Any) -> None:
     import gc
 
     # What is loaded at start stays: looking for garbage in it costs a tenth of the start, and a bit of every run after.
@@ -150,7 +156,7 @@ def _run(part: Literal["serve", "api", "worker", "isolated"], suspect: UUID | No
         gc.enable()
         print(welcome(settings, part, url, database_url, auth), flush=True)
 
-    _main(run(settings, part, ready, suspect))
+    _main(run(settings, part, ready))
 
 
 def _settings(**given: Any) -> Settings:

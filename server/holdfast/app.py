@@ -3,7 +3,6 @@
     serve     the API and a worker in one process (the default)
     api       the API alone; runs wait for a worker elsewhere
     worker    a worker alone
-    isolated  a worker for one run that took workers down before; workers start it (`worker/isolation.py`)
 
 All are the same code over the same tables. On SIGTERM or Ctrl-C the worker drains first: runs stop at their
 next superstep and go back to the queue. Then streams are cut, so that their clients reconnect, and the process
@@ -18,12 +17,10 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
-from uuid import UUID
 
 from starlette.types import ASGIApp
 
@@ -48,7 +45,6 @@ from holdfast.rules.caller import LOCAL
 from holdfast.rules.webhook import UrlPolicy
 from holdfast.settings import Settings
 from holdfast.wire.webhooks import custom_headers
-from holdfast.worker import exits
 from holdfast.worker.approvals import act_on_due
 from holdfast.worker.catalog import GraphCatalog
 from holdfast.worker.checkup import Checkup
@@ -58,15 +54,12 @@ from holdfast.worker.graphs import Graphs
 from holdfast.worker.loop import Worker
 from holdfast.worker.states import States
 from holdfast.worker.webhooks import Post
-from holdfast.working import isolated, working
+from holdfast.working import LAST_SECONDS, leave, prepare, working
 
 logger = logging.getLogger(__name__)
 
-Part = Literal["serve", "api", "worker", "isolated"]
+Part = Literal["serve", "api", "worker"]
 SERVING = ("serve", "api")
-
-LAST_SECONDS = 5.0
-"""How long a process that has drained may take to leave."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,20 +70,12 @@ class Running:
     http: ASGIApp
     worker: Worker | None
     failed: asyncio.Event
-    over: asyncio.Event
-    """An isolated worker has done what it was started for."""
 
 
-async def run(
-    settings: Settings,
-    part: Part,
-    announce: Callable[[str, str, str | None], None],
-    suspect: UUID | None = None,
-) -> None:
+async def run(settings: Settings, part: Part, announce: Callable[[str, str, str | None], None]) -> None:
     """Run until a signal comes.
 
     Args:
-        suspect: the one run that an isolated worker is for.
         announce: called once when ready, with the API's URL ("" for a worker), the database's, and the project's
             `auth.path`.
     """
@@ -103,15 +88,17 @@ async def run(
     listener = listen(settings) if part in SERVING else None
     prefix = _mount_prefix(settings, project)
     base_url = own_url(settings, listener) + prefix
-    async with _assembled(settings, project, part, base_url, listener, suspect) as (running, database_url):
+    async with _assembled(settings, project, part, base_url, listener) as (running, database_url):
         stop = signals()
         server = Server(running.http, listener) if listener else None
         answering = asyncio.create_task(server.serve(), name="http") if server else None
         url = f"{server.url}{prefix}" if server else ""
         announce(url, database_url, project.sections.auth.path)
-        await first(stop, running.failed, running.over)
+        await first(stop, running.failed)
         running.services.leaving.set()
-        await _leave(running, settings.drain_seconds, stop)
+        if running.worker is not None:
+            await leave(running.worker, settings.drain_seconds, stop)
+        running.services.closing.set()
         leave_within(LAST_SECONDS, status=int(running.failed.is_set()))
         if server and answering:
             server.should_exit = True
@@ -120,55 +107,33 @@ async def run(
             raise SystemExit(1)
 
 
-async def _leave(running: Running, grace: float, stop: asyncio.Queue[None]) -> None:
-    if running.worker is not None:
-        draining = asyncio.create_task(running.worker.drain(grace), name="drain")
-        hurry = asyncio.create_task(stop.get(), name="second-signal")
-        await asyncio.wait([draining, hurry], return_when=asyncio.FIRST_COMPLETED)
-        if not draining.done():
-            draining.cancel()
-            await running.worker.drain(0)
-        hurry.cancel()
-    running.services.closing.set()
-
-
 @asynccontextmanager
 async def _assembled(
-    settings: Settings,
-    project: Project,
-    part: Part,
-    base_url: str,
-    listener: socket.socket | None,
-    suspect: UUID | None,
+    settings: Settings, project: Project, part: Part, base_url: str, listener: socket.socket | None
 ) -> AsyncIterator[tuple[Running, str]]:
     async with AsyncExitStack() as stack:
         post = _post(settings, project, base_url)
         _check_escalations(project, post)
         _check_owners(project, settings)
-        failed, over = asyncio.Event(), asyncio.Event()
+        failed = asyncio.Event()
         tasks = Tasks(failed)
-        exits.contain(asyncio.get_running_loop())
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(settings.slots + 8, "holdfast-sync"))
+        prepare(settings)
         graphs, (url, listen_url) = await asyncio.gather(
             Graphs.load(project), _database_url(settings, stack, tasks, listener)
         )
         gate, custom = await _own_code(settings, project, graphs, part, stack)
         await migrate(listen_url or url, vector_dims=project.vector_dims)
         parts = await opened(settings, project, graphs, post, (url, listen_url), stack)
-        worker = None
-        if suspect is not None:
-            worker = await isolated(parts, suspect, over, stack, tasks)
-        elif part != "api":
-            worker = await working(parts, stack, tasks)
+        worker = await working(parts, stack, tasks) if part != "api" else None
         tasks.start("bell", parts.bell.listen(), may_end=True)
         tasks.start("news", parts.events.watch())
         stack.push_async_callback(tasks.stop)
         services = _services(parts, worker or Idle(), gate)
-        if worker is not None and suspect is None:
+        if worker is not None:
             tasks.start("crons", keep_looking(partial(fire_due, parts.crons, partial(fire, services)), "crons"))
             deadlines = partial(act_on_due, parts.approvals, partial(expire, services))
             tasks.start("deadlines", keep_looking(deadlines, "deadlines"))
-        yield Running(services, _http(services, project, custom), worker, failed, over), url
+        yield Running(services, _http(services, project, custom), worker, failed), url
 
 
 def _services(parts: Parts, dispatcher: Dispatcher, gate: Gate) -> Services:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from typing import Any
 from uuid import UUID
@@ -14,17 +15,23 @@ from holdfast.db.healing import Healing
 from holdfast.db.liveness import Liveness, Reports
 from holdfast.db.metrics import Sizes
 from holdfast.db.store import PooledStore
-from holdfast.parts import Parts
-from holdfast.process import Tasks
+from holdfast.parts import Parts, opened
+from holdfast.process import Tasks, first, leave_within, signals
+from holdfast.project import load_project
 from holdfast.sections import StoreTtl
 from holdfast.settings import Settings
+from holdfast.worker import exits
 from holdfast.worker.execute import Workshop
+from holdfast.worker.graphs import Graphs
 from holdfast.worker.housekeeping import heal, keep_house, sweep_store
 from holdfast.worker.isolation import Isolation
 from holdfast.worker.loop import Worker
 from holdfast.worker.measuring import measure_threads
 from holdfast.worker.pruning import sweep_expired
 from holdfast.worker.webhooks import Courier
+
+LAST_SECONDS = 5.0
+"""How long a process that has drained may take to leave."""
 
 
 async def working(parts: Parts, stack: AsyncExitStack, tasks: Tasks) -> Worker:
@@ -67,17 +74,52 @@ async def working(parts: Parts, stack: AsyncExitStack, tasks: Tasks) -> Worker:
     return worker
 
 
-async def isolated(parts: Parts, suspect: UUID, over: asyncio.Event, stack: AsyncExitStack, tasks: Tasks) -> Worker:
-    """A worker without side tasks, whose one run may take it down; `over` once that run has got on or ended."""
-    worker = Worker(uuids.uuid7(), _workshop(parts, None), slots=1)
-    await _start_worker(worker, parts.settings, parts.urls, stack)
+async def run_alone(settings: Settings, suspect: UUID, ready: Callable[[], None]) -> None:
+    """Execute a run that may take its process down, until it has got on or is over, or a signal comes.
 
-    async def work() -> None:
-        await worker.run_suspect(suspect)
-        over.set()
+    It needs nothing of the API; workers start it often where they are killed often (`worker/isolation.py`).
+    """
+    assert settings.database_url is not None
+    project = load_project(settings.config)
+    async with AsyncExitStack() as stack:
+        failed, over = asyncio.Event(), asyncio.Event()
+        tasks = Tasks(failed)
+        prepare(settings)
+        graphs = await Graphs.load(project)
+        parts = await opened(settings, project, graphs, None, (settings.database_url, settings.listen_url), stack)
+        worker = Worker(uuids.uuid7(), _workshop(parts, None), slots=1)
+        await _start_worker(worker, settings, parts.urls, stack)
 
-    tasks.start("worker", work(), may_end=True)
-    return worker
+        async def work() -> None:
+            await worker.run_suspect(suspect)
+            over.set()
+
+        tasks.start("worker", work(), may_end=True)
+        tasks.start("bell", parts.bell.listen(), may_end=True)
+        stack.push_async_callback(tasks.stop)
+        stop = signals()
+        ready()
+        await first(stop, failed, over)
+        await leave(worker, settings.drain_seconds, stop)
+        leave_within(LAST_SECONDS, status=int(failed.is_set()))
+
+
+def prepare(settings: Settings) -> None:
+    """The event loop, for user code: its threads, and nothing in it that ends the process."""
+    loop = asyncio.get_running_loop()
+    exits.contain(loop)
+    loop.set_default_executor(ThreadPoolExecutor(settings.slots + 8, "holdfast-sync"))
+
+
+async def leave(worker: Worker, grace: float, stop: asyncio.Queue[None]) -> None:
+    """Drain, until a second signal comes."""
+    draining = asyncio.create_task(worker.drain(grace), name="drain")
+    hurry = asyncio.create_task(stop.get(), name="second-signal")
+    await asyncio.wait([draining, hurry], return_when=asyncio.FIRST_COMPLETED)
+    if not draining.done():
+        draining.cancel()
+        await worker.drain(0)
+    hurry.cancel()
 
 
 def _workshop(parts: Parts, courier: Courier | None) -> Workshop:

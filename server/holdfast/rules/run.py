@@ -1,7 +1,8 @@
 """The life of a run, as a table.
 
-`RUN_MOVES[status][verb]` is the next status; a pair that is missing is refused. Every SQL verb in `db/queries/` (`runs`,
-`queue`) carries the same guard in its WHERE clause, and a test tries every pair of status and verb against the database.
+`RUN_MOVES[status][verb]` is the next status; a pair that is missing is refused. Every SQL verb in `db/queries/runs.sql`
+and `queue.sql` carries the same guard in its WHERE clause, and a test tries every pair of status and verb against the
+database.
 
 A run that stops at `interrupt()` or a breakpoint succeeds: `interrupted` means cancelled, as on the official server.
 """
