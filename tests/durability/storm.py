@@ -33,6 +33,8 @@ STEPS, STEP_SECONDS = 8, 0.002
 RUNS_PER_KILL = 3
 SECONDS_BETWEEN_KILLS = 0.55
 """At most, unless the clients have not got on meanwhile."""
+YOUNGER_KILLED = 0.25
+"""The share of kills that hit the worker which began last, and which often has not begun to work."""
 DOUBLED_AT_MOST = 0.02
 SETTLED_WITHIN = 20.0
 
@@ -54,9 +56,9 @@ class _Storm:
         for _ in range(kills):
             time.sleep(self.chance.uniform(0, SECONDS_BETWEEN_KILLS))
             until(self._clients_got_on, "clients are served between the kills", 2 * SETTLED_WITHIN)
-            which = self.chance.randrange(2)
-            self._kill(workers[which])
-            workers[which] = self.forks.start()
+            which = int(self.chance.random() < YOUNGER_KILLED)
+            self._kill(workers.pop(which))
+            workers.append(self.forks.start())
 
     def _clients_got_on(self) -> bool:
         served = self.tally.counted("runs acknowledged") >= RUNS_PER_KILL * self.tally.counted("kills")
