@@ -42,7 +42,7 @@ class Proxy:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        self._server = self._on_loop(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        self._server = self._on_loop(asyncio.start_server(self._answer, "127.0.0.1", 0))
         self._port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -98,6 +98,11 @@ class Proxy:
         for copy in copies:
             copy.cancel()
         await asyncio.gather(*copies, return_exceptions=True)
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # asyncio asks a connection's task for its exception; one that was cancelled has none.
+        with suppress(asyncio.CancelledError):
+            await self._serve(reader, writer)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._refusing:
