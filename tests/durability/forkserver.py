@@ -114,7 +114,8 @@ def main() -> None:
 
 
 def _warm_up(config: Path) -> None:
-    """Import the project once; its workers find it in `sys.modules`."""
+    """Import server and project once; the workers find them in `sys.modules`."""
+    import holdfast.app  # noqa: F401 - for the workers, all of which would import it
     from holdfast.project import load_project
     from holdfast.worker.graphs import Graphs
 
