@@ -18,7 +18,7 @@ checkpoint gets on, and what was counted before is forgotten. What is left says 
 
     crashes since its last checkpoint    the run
     below SUSPECT_AFTER                  goes on at once, among others
-    below the crash budget               is a suspect: does one step in a process of its own, where it can hurt nobody
+    below the crash budget               is a suspect: gets on in a process of its own, where it can hurt nobody
     the crash budget                     is given up, with an error
 
 So one poisonous run costs its neighbours two takeovers, and no neighbour its life: it is alone whenever it is charged

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -53,6 +55,9 @@ from holdfast.worker.webhooks import Courier
 
 logger = logging.getLogger(__name__)
 
+ALONE_SECONDS = 5.0
+"""How long a suspect that gets on keeps its process: short runs end there, and long ones do not keep others waiting."""
+
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
@@ -81,9 +86,9 @@ class Execution:
     """One claimed run being executed."""
 
     def __init__(self, run: Claimed, shop: Workshop, *, alone: bool = False) -> None:
-        """`alone`: it is a suspect in a process of its own, and goes back among others once it has got on."""
+        """`alone`: it is a suspect in a process of its own, and goes back among others when it gets on."""
         self.claim = run
-        self._alone = alone
+        self._alone_until = time.monotonic() + ALONE_SECONDS if alone else math.inf
         self._shop = shop
         self._kwargs = RunKwargs.load(run.kwargs)
         self._control = RunControl()
@@ -269,7 +274,7 @@ class Execution:
             if dispatch is not Dispatch.SETTLE:
                 async for event, data in self._stream(graph, given, config):
                     self._journal.emit(event, codec.dumps(data))
-                    if self._alone and self._saver.steps_saved:
+                    if self._saver.steps_saved and time.monotonic() > self._alone_until:
                         self.drain()
                     await self._journal.room()
             # A graph that ran through has just shown its last state; one that stopped is read with what it asks.
