@@ -234,7 +234,7 @@ def test_an_answer_may_come_again_when_its_run_was_cancelled_before_it_started(h
 @pytest.mark.requirement("runs.resume_late")
 def test_a_queued_answer_whose_question_goes_away_changes_nothing(http: httpx.Client, asked: str) -> None:
     ahead = start(http, asked, "steps", input={"log": ["anew"], "count": 2, "pause": 0.3})
-    late = start(http, asked, "steps", command={"resume": "yes"})
+    late = start(http, asked, "twice", command={"resume": "yes"})
     join(http, asked, ahead)
     left = get_thread(http, asked)["values"]
     assert left["log"] == ["anew", 0, 1]

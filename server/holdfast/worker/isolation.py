@@ -42,12 +42,13 @@ class Isolation:
     async def run(self) -> None:
         """Execute suspects until cancelled."""
         while True:
+            # Not at the start: whoever took the suspect over is starting its process.
+            await self._sleep()
             try:
                 while suspect := await self._queue.suspect():
                     await self._execute(suspect)
             except (DatabaseError, OSError) as error:
                 logger.warning("suspects have to wait: %s", error)
-            await self._sleep()
 
     async def close(self) -> None:
         """Let the process hand its run back, and end it."""
