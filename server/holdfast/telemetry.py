@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 
 UNFINISHED = "ASGI callable returned without completing response."
 
@@ -26,12 +27,13 @@ class _Seldom(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._last = -1.0
+        self._next = 0.0
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.created - self._last < 1.0:
+    def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002 - whatever it says
+        now = time.monotonic()
+        if now < self._next:
             return False
-        self._last = record.created
+        self._next = now + 1.0
         return True
 
 

@@ -15,6 +15,7 @@ from holdfast.db.healing import Healing
 from holdfast.db.liveness import Liveness, Reports
 from holdfast.db.metrics import Sizes
 from holdfast.db.store import PooledStore
+from holdfast.errors import SettingsError
 from holdfast.parts import Parts, opened
 from holdfast.process import Tasks, first, leave_within, signals
 from holdfast.project import load_project
@@ -78,8 +79,13 @@ async def run_alone(settings: Settings, suspect: UUID, ready: Callable[[], None]
     """Execute a run that may take its process down, until it has got on or is over, or a signal comes.
 
     It needs nothing of the API; workers start it often where they are killed often (`worker/isolation.py`).
+
+    Raises:
+        SettingsError: it does not know the database; only workers start it.
+        SystemExit: it could not do its work.
     """
-    assert settings.database_url is not None
+    if settings.database_url is None:
+        raise SettingsError("'holdfast isolated' is started by workers, which tell it DATABASE_URL")
     project = load_project(settings.config)
     async with AsyncExitStack() as stack:
         failed, over = asyncio.Event(), asyncio.Event()
@@ -102,6 +108,8 @@ async def run_alone(settings: Settings, suspect: UUID, ready: Callable[[], None]
         await first(stop, failed, over)
         await leave(worker, settings.drain_seconds, stop)
         leave_within(LAST_SECONDS, status=int(failed.is_set()))
+    if failed.is_set():
+        raise SystemExit(1)
 
 
 def prepare(settings: Settings) -> None:

@@ -35,11 +35,13 @@ async def asking(stage: Stage, *asks: str, deadline: Deadline | None = None) -> 
     return claim.thread_id
 
 
-async def answered(stage: Stage, thread_id: UUID, answer: Any = "yes", **given: Any) -> UUID:
+async def answered(
+    stage: Stage, thread_id: UUID, answer: Any = "yes", *, served: frozenset[str] = frozenset(), **given: Any
+) -> UUID:
     """A run that carries an answer to X is admitted."""
     asked = await stage.threads.questions(ANN, thread_id)
     assert asked is not None
-    run_id, _ = await stage.admit(thread_id, answers=Answers(asked, {X: answer}), **given)
+    run_id, _ = await stage.admit(thread_id, answers=Answers(asked, {X: answer}, served), **given)
     return run_id
 
 
@@ -64,7 +66,7 @@ async def _settled(stage: Stage, thread_id: UUID, run_id: UUID | None, *asks: st
 
 async def _bound(stage: Stage, thread_id: UUID, run_id: UUID) -> None:
     async with stage.database.transaction("worker") as conn:
-        await approvals.bind(conn, thread_id, run_id, {X: "yes"}, graph_id=GRAPH, by="ann")
+        await approvals.bind(conn, thread_id, run_id, {X: "yes"}, not_for=frozenset(), by="ann")
 
 
 async def _expired(stage: Stage, thread_id: UUID, run_id: UUID) -> None:
@@ -115,9 +117,16 @@ async def test_a_question_is_answered_through_the_graph_that_asked(stage: Stage)
     thread_id = await asking(stage)
     await stage.sql("UPDATE holdfast.approvals SET graph_id = 'other'")
     with pytest.raises(Conflict, match="Graph 'other' asked this question"):
-        await answered(stage, thread_id)
+        await answered(stage, thread_id, served=frozenset({GRAPH, "other"}))
     assert (await only(stage, thread_id))["state"] == "pending"
-    assert await stage.threads.questions(ANN, thread_id) is not None
+
+
+async def test_a_question_of_a_graph_that_is_gone_is_answered_through_another_one(stage: Stage) -> None:
+    thread_id = await asking(stage)
+    await stage.sql("UPDATE holdfast.approvals SET graph_id = 'before it was renamed'")
+    run_id = await answered(stage, thread_id, served=frozenset({GRAPH, "other"}))
+    row = await only(stage, thread_id)
+    assert (row["state"], row["decided_run_id"]) == ("answering", run_id)
 
 
 async def test_a_question_is_open_once(stage: Stage) -> None:

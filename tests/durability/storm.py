@@ -55,10 +55,14 @@ class _Storm:
         workers = [self.forks.start(), self.forks.start()]
         for _ in range(kills):
             time.sleep(self.chance.uniform(0, SECONDS_BETWEEN_KILLS))
-            until(self._clients_got_on, "clients are served between the kills", 2 * SETTLED_WITHIN)
+            self._await_clients()
             which = int(self.chance.random() < YOUNGER_KILLED)
             self._kill(workers.pop(which))
             workers.append(self.forks.start())
+        self._await_clients()
+
+    def _await_clients(self) -> None:
+        until(self._clients_got_on, "clients are served between the kills", 2 * SETTLED_WITHIN)
 
     def _clients_got_on(self) -> bool:
         served = self.tally.counted("runs acknowledged") >= RUNS_PER_KILL * self.tally.counted("kills")

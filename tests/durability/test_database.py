@@ -62,7 +62,7 @@ def test_a_worker_without_a_free_slot_outlives_a_long_outage(trial: Trial) -> No
         run = walk.Walk.begin(client, effects, count=1, pause=LONG_SECONDS + 1)
         run.started(1)
         postgres.stop_at_once()
-        time.sleep(LONG_SECONDS)
+        time.sleep(LONG_SECONDS)  # The length of the outage.
         postgres.start()
         run.judge(tally, may_start_twice=0)
         assert server.is_up

@@ -270,7 +270,8 @@ async def _bound(with_: Services, who: Caller, body: RunCreate, thread_id: UUID 
     asked = await with_.threads.questions(who, thread_id)
     if asked is None:
         raise Missing(NO_PLACE)
-    return Answers(asked, bind_resume(body.command.resume, asked, addressed=body.addressed))
+    values = bind_resume(body.command.resume, asked, addressed=body.addressed)
+    return Answers(asked, values, frozenset(with_.catalog.ids()))
 
 
 def _merged(

@@ -36,6 +36,8 @@ class Answers:
 
     asked: Questions
     values: Mapping[str, Any]
+    served: frozenset[str] = frozenset()
+    """The project's graphs: what one of them asked, no other may answer. One that is gone may have a new name."""
 
     @property
     def keys(self) -> list[str]:
@@ -205,9 +207,8 @@ class Admissions:
         if new.expiring is not None:
             await approvals.expire(conn, new.expiring, new.run_id, by=caller.owner)
         else:
-            await approvals.bind(
-                conn, new.thread_id, new.run_id, answers.values, graph_id=new.graph_id, by=caller.owner
-            )
+            not_for = answers.served - {new.graph_id}
+            await approvals.bind(conn, new.thread_id, new.run_id, answers.values, not_for=not_for, by=caller.owner)
 
 
 async def _before(conn: Connection, caller: Caller, key: Key | None, new: Sequence[NewRun]) -> Made | None:

@@ -116,12 +116,12 @@ class Approvals:
 
 
 async def bind(
-    conn: Connection, thread_id: UUID, run_id: UUID, answers: Mapping[str, Any], *, graph_id: str, by: str
+    conn: Connection, thread_id: UUID, run_id: UUID, answers: Mapping[str, Any], *, not_for: frozenset[str], by: str
 ) -> None:
     """Note who answers what; part of the admission, thread row locked.
 
     Raises:
-        Conflict: another graph asked than the one that would read the answers.
+        Conflict: one of the graphs asked that these answers are `not_for`.
     """
     params = {
         "thread_id": thread_id,
@@ -131,8 +131,8 @@ async def bind(
         "by": by,
     }
     for asked in await (await conn.execute(statements("approvals")["bind"], params)).fetchall():
-        if asked["graph_id"] not in (None, graph_id):
-            raise Conflict(f"Graph '{asked['graph_id']}' asked this question; the assistant is of graph '{graph_id}'.")
+        if asked["graph_id"] in not_for:
+            raise Conflict(f"Graph '{asked['graph_id']}' asked this question; the assistant is of another graph.")
 
 
 async def expire(conn: Connection, approval_id: UUID, run_id: UUID, *, by: str) -> None:

@@ -1,7 +1,8 @@
 """Suspects are executed one after the other, each in a process of its own (`rules/recovery.py` says who is one).
 
-The process is `holdfast isolated RUN_ID`: a worker that claims this suspect alone and leaves once it has got on or is
-over. It finds the project and the database in its environment. When the process that started it dies, it goes on.
+The process is `holdfast isolated RUN_ID`: a worker that claims this suspect alone and leaves once it has got on for
+some seconds, or is over. It finds the project and the database in its environment. When the process that started it
+dies, it goes on.
 """
 
 from __future__ import annotations
