@@ -157,6 +157,7 @@ CREATE TABLE holdfast.runs (
         CHECK (on_pending_interrupt IN ('discard', 'enqueue', 'reject')),
     held boolean NOT NULL DEFAULT false,
     priority smallint NOT NULL DEFAULT 0 CHECK (priority BETWEEN -10 AND 10),
+    isolated_until timestamptz,
     CONSTRAINT held_runs_wait_for_an_answer
         CHECK (NOT held OR (status = 'pending' AND on_pending_interrupt = 'enqueue')),
     CONSTRAINT running_runs_are_claimed
@@ -170,6 +171,7 @@ COMMENT ON COLUMN holdfast.runs.webhook IS 'who is told when the run has ended';
 COMMENT ON COLUMN holdfast.runs.started_at IS 'when it was claimed for the first time';
 COMMENT ON COLUMN holdfast.runs.on_pending_interrupt IS 'what becomes of the run while its thread asks something';
 COMMENT ON COLUMN holdfast.runs.held IS 'waits until its thread asks nothing more; answers overtake it';
+COMMENT ON COLUMN holdfast.runs.isolated_until IS 'a process of its own is being started for it; until then by nobody else';
 CREATE UNIQUE INDEX one_running_run_per_thread ON holdfast.runs (thread_id) WHERE status = 'running';
 -- The queue of each owner by rank, which never changes: one step of priority is worth a minute of waiting.
 CREATE INDEX runs_to_claim ON holdfast.runs

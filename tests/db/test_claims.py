@@ -194,7 +194,7 @@ async def test_a_long_queue_is_worked_along_its_indexes(long_queue: str) -> None
         for query, params, at_most in [
             (statements("queue")["claim"], {**CLAIM, "limit": 10}, 200),
             (statements("queue")["claim_this"], {**CLAIM, "run_id": row["run_id"]}, 10),
-            (statements("queue")["suspect"], CLAIM, 10),
+            (statements("queue")["reserve_suspect"], {**CLAIM, "seconds": 10}, 10),
             (statements("runs")["active"], {"thread_id": row["thread_id"]}, 100),
         ]:
             nodes = explained(conn, query, params)

@@ -266,18 +266,40 @@ async def saved_a_checkpoint(stage: Stage, run_id: UUID, *, attempt: int) -> Non
     )
 
 
+async def suspect(stage: Stage) -> UUID | None:
+    """The suspect that the next worker finds that looks for one."""
+    return await stage.queue.reserve_suspect(seconds=60)
+
+
 async def test_a_suspect_is_claimed_by_those_who_look_for_suspects(stage: Stage) -> None:
     run_id, _ = await stage.admit(await stage.thread())
     await crashed(stage, run_id)
-    assert await stage.queue.suspect() is None
+    assert await suspect(stage) is None
     await crashed(stage, run_id)
-    assert await stage.queue.suspect() == run_id
+    assert await suspect(stage) == run_id
     assert not await stage.queue.claim(stage.worker_id, limit=1)
     claim = await stage.queue.claim_suspect(stage.worker_id, run_id)
     assert claim is not None
     assert claim.crashes == 2
-    assert await stage.queue.suspect() is None
+    assert await suspect(stage) is None
     assert await stage.queue.claim_suspect(stage.worker_id, run_id) is None
+
+
+async def test_a_suspect_is_found_by_one_worker_until_its_process_should_have_come_up(stage: Stage) -> None:
+    first, _ = await stage.admit(await stage.thread())
+    second, _ = await stage.admit(await stage.thread())
+    await stage.sql("UPDATE holdfast.runs SET crashes = 2")
+    assert [await suspect(stage) for _ in range(3)] == [first, second, None]
+    await stage.sql("UPDATE holdfast.runs SET isolated_until = holdfast.now() WHERE run_id = %s", first)
+    assert [await suspect(stage) for _ in range(2)] == [first, None]
+
+
+async def test_a_suspect_that_takes_its_own_process_down_is_found_again_at_once(stage: Stage) -> None:
+    run_id, _ = await stage.admit(await stage.thread())
+    await stage.sql("UPDATE holdfast.runs SET crashes = 2")
+    assert await suspect(stage) == run_id
+    await crashed(stage, run_id)
+    assert await suspect(stage) == run_id
 
 
 async def test_a_suspect_whose_thread_is_busy_waits_like_any_run(stage: Stage) -> None:
@@ -285,9 +307,9 @@ async def test_a_suspect_whose_thread_is_busy_waits_like_any_run(stage: Stage) -
     before = await stage.started(thread_id)
     run_id, _ = await stage.admit(thread_id)
     await stage.sql("UPDATE holdfast.runs SET crashes = 2 WHERE run_id = %s", run_id)
-    assert await stage.queue.suspect() is None
+    assert await suspect(stage) is None
     await stage.runs.end(before, RunEnd(RunStatus.SUCCESS, outcome()))
-    assert await stage.queue.suspect() == run_id
+    assert await suspect(stage) == run_id
 
 
 async def test_a_suspect_that_is_handed_back_after_a_step_is_one_no_more(stage: Stage) -> None:

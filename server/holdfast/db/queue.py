@@ -100,10 +100,11 @@ class Queue:
         return claimed
 
     @repeated
-    async def suspect(self) -> UUID | None:
-        """A run that may start, in a process of its own (`rules/recovery.py`)."""
+    async def reserve_suspect(self, *, seconds: float) -> UUID | None:
+        """A run that may start, in a process of its own (`rules/recovery.py`); nobody else finds it for that long."""
+        params = {"suspect_after": SUSPECT_AFTER, "seconds": seconds}
         async with self._database.connection("worker") as conn:
-            row = await self._one(conn, "suspect", {"suspect_after": SUSPECT_AFTER})
+            row = await self._one(conn, "reserve_suspect", params)
         return None if row is None else row["run_id"]
 
     @repeated

@@ -21,8 +21,10 @@ from holdfast.errors import DatabaseError
 logger = logging.getLogger(__name__)
 
 COMMAND = (sys.executable, "-m", "holdfast", "isolated")
-POLL_SECONDS = 10.0
-"""A takeover wakes; the poll finds suspects that a process left behind which has gone since."""
+POLL_SECONDS = 2.0
+"""A takeover wakes; the poll finds suspects of workers that have gone since."""
+START_SECONDS = 10.0
+"""So long nobody else starts a process for the same suspect; then the first one has not come up."""
 PAUSE_SECONDS = 1.0
 LAST_SECONDS = 10.0
 
@@ -43,13 +45,12 @@ class Isolation:
     async def run(self) -> None:
         """Execute suspects until cancelled."""
         while True:
-            # Not at the start: whoever took the suspect over is starting its process.
-            await self._sleep()
             try:
-                while suspect := await self._queue.suspect():
+                while suspect := await self._queue.reserve_suspect(seconds=START_SECONDS):
                     await self._execute(suspect)
             except (DatabaseError, OSError) as error:
                 logger.warning("suspects have to wait: %s", error)
+            await self._sleep()
 
     async def close(self) -> None:
         """Let the process hand its run back, and end it."""

@@ -20,6 +20,7 @@ claimed AS (
         worker_id = %(worker_id)s,
         fencing_token = nextval('holdfast.fencing_token'),
         attempt = attempt + 1,
+        isolated_until = NULL,
         started_at = coalesce(started_at, holdfast.now()),
         updated_at = holdfast.now()
     FROM next
@@ -84,12 +85,22 @@ FROM turn
 WHERE n > 0
 ORDER BY n
 
--- name: suspect
+-- name: reserve_suspect
 -- The words `crashes > 0` are those of the index.
-SELECT r.run_id FROM holdfast.runs r
-WHERE r.crashes > 0 AND r.crashes >= %(suspect_after)s AND %%may_start%%
-ORDER BY r.seq
-LIMIT 1
+WITH next AS (
+    SELECT r.run_id FROM holdfast.runs r
+    WHERE r.crashes > 0 AND r.crashes >= %(suspect_after)s
+      AND (r.isolated_until IS NULL OR r.isolated_until <= holdfast.now())
+      AND %%may_start%%
+    ORDER BY r.seq
+    LIMIT 1
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE holdfast.runs r
+SET isolated_until = holdfast.now() + make_interval(secs => %(seconds)s)
+FROM next
+WHERE r.run_id = next.run_id AND r.status = 'pending'
+RETURNING r.run_id
 
 -- name: next_due
 SELECT extract(epoch FROM min(available_at) - holdfast.now())::float AS seconds
