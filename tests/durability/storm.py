@@ -33,8 +33,6 @@ STEPS, STEP_SECONDS = 8, 0.002
 RUNS_PER_KILL = 3
 SECONDS_BETWEEN_KILLS = 0.55
 """At most, unless the clients have not got on meanwhile."""
-YOUNGER_KILLED = 0.25
-"""The share of kills that hit the worker which began last, and which often has not begun to work."""
 DOUBLED_AT_MOST = 0.02
 SETTLED_WITHIN = 20.0
 
@@ -56,8 +54,7 @@ class _Storm:
         for _ in range(kills):
             time.sleep(self.chance.uniform(0, SECONDS_BETWEEN_KILLS))
             self._await_clients()
-            which = int(self.chance.random() < YOUNGER_KILLED)
-            self._kill(workers.pop(which))
+            self._kill(workers.pop(self.chance.randrange(2)))
             workers.append(self.forks.start())
         self._await_clients()
 
