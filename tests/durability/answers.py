@@ -10,7 +10,7 @@ broke is not known, and such an answer may have been applied or not; whatever it
 
 Judged at the end: a task acted without an answer of its own, an answer was applied to another task, or in another run
 than the one that brought it; two answers were accepted for one question; an answer was accepted and came to nothing; an
-answer that was too late was accepted; a thread did not end.
+answer that was too late was accepted; a thread did not end, or the server answered what nothing can come after.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ FAULTS = (
     LOST := "accepted answers that came to nothing",
     LATE := "answers accepted that were too late",
     STUCK := "threads that did not end",
+    BROKEN := "interleavings broken off",
 )
 
 
@@ -75,6 +76,8 @@ class Interleaving:
     sent: list[Sent] = field(default_factory=list)
     too_late: list[Sent] = field(default_factory=list)
     ended: bool = False
+    broken: str = ""
+    """What the server answered, if nothing could come after it."""
 
     def play(self) -> None:
         stages = self.chance.choice(SHAPES)
@@ -159,8 +162,8 @@ class Interleaving:
         until(lambda: self._surely(lambda: self.client.thread_row(self.thread))["status"] != "busy", "rest", 60.0)
 
     def asked(self) -> list[dict[str, Any]]:
-        row = self._surely(lambda: self.client.thread_row(self.thread))
-        return [question for task in row["interrupts"].values() for question in task]
+        questions: list[dict[str, Any]] = self._surely(lambda: self.client.questions(self.thread))
+        return questions
 
     def _start(self, **body: Any) -> httpx.Response:
         answer = self.client.http.post(f"/threads/{self.thread}/runs", json={"assistant_id": GRAPH, **body})
@@ -284,7 +287,10 @@ def played(trial: Trial, database_url: str, **options: str) -> Tally:
 def _play(url: str, seed: int) -> Interleaving:
     with Client(url) as client:
         here = Interleaving(client, random.Random(seed))
-        here.play()
+        try:
+            here.play()
+        except (httpx.HTTPStatusError, KeyError, AssertionError) as error:
+            here.broken = repr(error)
         return here
 
 
@@ -306,7 +312,8 @@ def _judge(tally: Tally, client: Client, here: Interleaving, entries: list[dict[
     tally.count("answers accepted", sum(sent.run is not None for sent in here.sent))
     tally.count("answers applied", len({entry["answer"]["token"] for entry in acted}))
     by_token = {sent.token: sent for sent in here.sent}
-    tally.fault(STUCK, [] if here.ended else [where + "not idle"])
+    tally.fault(BROKEN, [where + here.broken] if here.broken else [])
+    tally.fault(STUCK, [] if here.ended or here.broken else [where + "not idle"])
     tally.fault(LATE, [where + sent.task for sent in here.too_late if sent.status == 200])
     for entry in acted:
         sent = by_token.get(entry["answer"].get("token"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from types import TracebackType
@@ -47,7 +48,9 @@ class Client:
         try:
             with self.http.stream("POST", path, json={"assistant_id": graph, **body}) as answer:
                 answer.raise_for_status()
-                run = answer.headers["content-location"].rpartition("/")[2]
+                run = answer.headers.get("content-location", "").rpartition("/")[2] or None
+                if run is None:  # Some other servers of the API say it in the body alone.
+                    run = json.loads(answer.read())["run_id"]
                 self._read(answer)
         except httpx.TransportError:
             return run
@@ -65,9 +68,11 @@ class Client:
         return None if answer.status_code == 404 else str(answer.json()["status"])
 
     def statuses(self, thread: str) -> dict[str, str]:
-        """All runs of a thread."""
-        runs = self.http.get(f"/threads/{thread}/runs", params={"limit": 1000}).raise_for_status().json()
-        return {run["run_id"]: run["status"] for run in runs}
+        """All runs of a thread, the newest first; none if it is gone."""
+        answer = self.http.get(f"/threads/{thread}/runs", params={"limit": 1000})
+        if answer.status_code == 404:
+            return {}
+        return {run["run_id"]: run["status"] for run in answer.raise_for_status().json()}
 
     def settled(self, thread: str, seconds: float | None = None) -> bool:
         """Wait until no run of the thread is pending or running; whether that came true."""
@@ -81,6 +86,20 @@ class Client:
     def thread_row(self, thread: str) -> dict[str, Any]:
         row: dict[str, Any] = self.http.get(f"/threads/{thread}").raise_for_status().json()
         return row
+
+    def values(self, thread: str) -> Any:
+        """As the thread shows them; as its state does on servers whose threads have none."""
+        row = self.thread_row(thread)
+        return row["values"] if "values" in row else self.state(thread)["values"]
+
+    def questions(self, thread: str) -> list[dict[str, Any]]:
+        """The interrupts that wait for an answer: as the thread shows them, or else its state."""
+        row = self.thread_row(thread)
+        tasks = row["interrupts"].values() if "interrupts" in row else self._interrupts_of_tasks(thread)
+        return [question for asked in tasks for question in asked]
+
+    def _interrupts_of_tasks(self, thread: str) -> list[list[dict[str, Any]]]:
+        return [task["interrupts"] for task in self.state(thread)["tasks"]]
 
     def state(self, thread: str) -> dict[str, Any]:
         state: dict[str, Any] = self.http.get(f"/threads/{thread}/state").raise_for_status().json()

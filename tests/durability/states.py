@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -22,7 +23,6 @@ from tests.durability.goals import Control, Goal, Trial
 from tests.durability.tally import Tally
 from tests.durability.walk import PROJECT
 from tests.support.postgres import Cluster
-from tests.support.talk import parse
 
 WAYS = ("wait", "stream", "update", "resume")
 AT_ONCE = 8
@@ -64,10 +64,12 @@ def _judged(client: Client, way: str, state: Any) -> dict[str, list[str]]:
         left = [said] if problem and _standing(client, thread) != before else []
         return {f"{way} refused": [], LEFT: left, REFUSED: [] if problem else [said]}
     statuses = client.statuses(thread).values()
+    failed = answer.status_code != 200 or {*statuses} != {"success"}
+    if failed:
+        return {f"{way} failed": [], FAILED: [f"{said}: {answer.status_code} {list(statuses)}"]}
     return {
         f"{way} taken": [],
         TAKEN: [f"{said}: {problem}"] if problem else [],
-        FAILED: [f"{said}: {answer.status_code} {list(statuses)}"] if {*statuses} != {"success"} else [],
         WRONG: [
             f"{said}: {where} says {ascii(it)[:200]}"
             for where, it in _shown(client, way, thread, answer)
@@ -94,24 +96,38 @@ def _sent(http: httpx.Client, way: str, thread: str, state: Any) -> httpx.Respon
 
 def _shown(client: Client, way: str, thread: str, answer: httpx.Response) -> Iterator[tuple[str, Any]]:
     """Every place that shows the state, and what it shows."""
-    values = {"state": client.state(thread)["values"]}
-    if "values" in (row := client.thread_row(thread)):  # Not every server of the API has them.
-        values["thread"] = row["values"]
-    history = client.http.get(f"/threads/{thread}/history", params={"limit": 1}).raise_for_status().json()
-    values["history"] = history[0]["values"]
+    path = f"/threads/{thread}"
+    shown = {
+        "thread": lambda: client.values(thread),
+        "state": lambda: client.state(thread)["values"],
+        "history": lambda: _read(client, f"{path}/history?limit=1").json()[0]["values"],
+    }
     if way in ("wait", "resume"):
-        values["answer"] = answer.json()
+        shown["answer"] = answer.json
     if way == "stream":
-        values["stream"] = parse(answer.content)[-1].data
+        shown["stream"] = lambda: _last_values(answer)
     if way != "update":
-        newest = client.http.get(f"/threads/{thread}/runs").json()[0]["run_id"]
-        values["join"] = client.http.get(f"/threads/{thread}/runs/{newest}/join").raise_for_status().json()
+        newest = f"{path}/runs/{next(iter(client.statuses(thread)))}"
+        shown["join"] = lambda: _read(client, f"{newest}/join").json()
     if way == "stream":
         from_the_start = {"last-event-id": "-1"}
-        replayed = client.http.get(f"/threads/{thread}/runs/{newest}/stream", headers=from_the_start).raise_for_status()
-        values["replay"] = parse(replayed.content)[-1].data
-    for where, found in values.items():
-        yield where, (found or {}).get("said", "nothing")
+        shown["replay"] = lambda: _last_values(_read(client, f"{newest}/stream", headers=from_the_start))
+    for where, show in shown.items():
+        try:
+            found = show() or {}
+        except httpx.HTTPStatusError as error:
+            found = {"said": f"nothing: {error.response.status_code}"}
+        yield where, found.get("said", "nothing")
+
+
+def _read(client: Client, path: str, **given: Any) -> httpx.Response:
+    return client.http.get(path, **given).raise_for_status()
+
+
+def _last_values(stream: httpx.Response) -> Any:
+    """Of the last such event; some servers end their lines with LF alone."""
+    events = [frame for frame in re.split(rb"\r?\n\r?\n", stream.content) if b"event: values" in frame]
+    return json.loads(events[-1].partition(b"data: ")[2].splitlines()[0]) if events else None
 
 
 def _standing(client: Client, thread: str) -> tuple[Any, ...]:

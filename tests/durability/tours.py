@@ -70,10 +70,12 @@ class _Judgement:
         statuses = self.client.statuses(self.thread)
         known = self.tours.runs[self.thread]
         self._fault("runs lost", known.keys() - statuses.keys())
+        if not statuses:
+            return
         self._fault("runs that did not succeed", (each for each in statuses.items() if each[1] != "success"))
         row = self.client.thread_row(self.thread)
         self._fault("threads stuck busy", [row["status"]] if row["status"] != "idle" else [])
-        values = row["values"] or {"asked": [], "done": []}
+        values = self.client.values(self.thread) or {"asked": [], "done": []}
         self._fault("wrong final states", self._wrong(values, statuses))
         self._judge_order(values["asked"], list(reversed(statuses)))
         self._judge_effects({each.rpartition("/")[2] for each in values["done"]})

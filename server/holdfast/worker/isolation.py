@@ -24,7 +24,7 @@ COMMAND = (sys.executable, "-m", "holdfast", "isolated")
 POLL_SECONDS = 2.0
 """A takeover wakes; the poll finds suspects of workers that have gone since."""
 START_SECONDS = 5.0
-"""So long nobody else starts a process for the same suspect. If the first one comes up later, the second finds nothing."""
+"""So long nobody else starts a process for the same suspect. If the first comes up later, one of them finds nothing."""
 PAUSE_SECONDS = 1.0
 LAST_SECONDS = 10.0
 
