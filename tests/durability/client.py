@@ -48,10 +48,9 @@ class Client:
         try:
             with self.http.stream("POST", path, json={"assistant_id": graph, **body}) as answer:
                 answer.raise_for_status()
-                run = answer.headers.get("content-location", "").rpartition("/")[2] or None
-                if run is None:  # Some other servers of the API say it in the body alone.
-                    run = json.loads(answer.read())["run_id"]
-                self._read(answer)
+                run = _run_of(answer)
+                if not answer.is_stream_consumed:
+                    self._read(answer)
         except httpx.TransportError:
             return run
         return run
@@ -114,3 +113,10 @@ class Client:
             for parent, number in children.items()
             if number > 1
         ]
+
+
+def _run_of(answer: httpx.Response) -> str:
+    """The id of the run that an answer acknowledges; some other servers of the API say it in the body alone."""
+    where: str = answer.headers.get("content-location", "")
+    run: str = where.rpartition("/")[2] or json.loads(answer.read())["run_id"]
+    return run

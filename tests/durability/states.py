@@ -54,6 +54,13 @@ def play(trial: Trial) -> Tally:
 def _judged(client: Client, way: str, state: Any) -> dict[str, list[str]]:
     """What is to be counted (an empty list) and what was not as it has to be, by name."""
     said = f"{way} of {ascii(state)[:200]}"
+    try:
+        return _tried(client, way, state, said)
+    except httpx.HTTPError as error:
+        return {f"{way} broken off": [], FAILED: [f"{said}: {error}"]}
+
+
+def _tried(client: Client, way: str, state: Any, said: str) -> dict[str, list[str]]:
     thread = client.thread()
     if way in ("update", "resume"):
         client.http.post(f"/threads/{thread}/runs/wait", json=_run({"ask": way == "resume"})).raise_for_status()
