@@ -1,0 +1,60 @@
+"""What a scenario is: cases, what the client does in each, and which figures the report shows."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.figures import Figures, Window
+from bench.site import Site
+from bench.stage import Options, Stage
+
+EVERY = ("holdfast", "handrolled", "official", "aegra")
+OURS = ("holdfast", "handrolled")
+COSTS = ("server_cpu_ms", "postgres_cpu_ms", "client_cpu_ms", "statements", "commits", "wal_kb", "rss_mb")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the report for each server. `terms` go to the client; `servers` narrows the scenario's."""
+
+    name: str
+    terms: dict[str, Any] = field(default_factory=dict)
+    servers: tuple[str, ...] = EVERY
+
+
+class Scenario(ABC):
+    """Played once in the harness, which measures, and many times in the client process, which asks."""
+
+    name: str
+    about: str
+    servers: tuple[str, ...] = EVERY
+    shown: tuple[str, ...]
+    """The columns of the report; everything else is in the raw figures."""
+    repeats: bool = True
+    """Whether there are several windows."""
+
+    @abstractmethod
+    def cases(self, options: Options) -> Sequence[Case]:
+        """What is measured, in this order."""
+
+    async def prepare(self, site: Site, terms: dict[str, Any]) -> Any:
+        """What has to be there; not measured."""
+        return None
+
+    @abstractmethod
+    async def play(self, site: Site, terms: dict[str, Any], prepared: Any) -> Figures:
+        """What is measured; `runs` and `seconds` are among the figures."""
+
+    def windows(self, stage: Stage) -> Iterator[Window]:
+        """Case by case the servers take turns, several times, so that a noisy phase of the machine hits all."""
+        for case in self.cases(stage.options):
+            names = stage.names([name for name in self.servers if name in case.servers])
+            for _ in range(stage.options.windows if self.repeats else 1):
+                for name in names:
+                    with stage.awake(name) as server:
+                        window = stage.window(self.name, case.name, server, case.terms)
+                    if window is not None:
+                        yield window
