@@ -11,7 +11,9 @@ Absolute times belong to the machine that they were taken on; compare what was t
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
+import sys
 from importlib import metadata
 
 from bench import machine, peers
@@ -26,6 +28,8 @@ PACKAGES = ("langgraph", "langchain-core", "langgraph-checkpoint-postgres", "psy
 
 
 def main() -> None:
+    # Servers have sessions of their own: whoever ends this ends them too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     asked = _asked()
     names = [*asked.servers, *(name for name in asked.peers.split(",") if name and name not in asked.servers)]
     options = Options(tuple(names), asked.seconds, asked.windows, tuple(asked.clients), asked.full)

@@ -11,7 +11,15 @@ from typing import Annotated, Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models.chat_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, AnyMessage, BaseMessage, ToolCallChunk, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    AnyMessage,
+    BaseMessage,
+    ToolCallChunk,
+    ToolMessage,
+    convert_to_messages,
+)
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import RunnableConfig
 from langgraph.channels.delta import DeltaChannel
@@ -94,10 +102,18 @@ class Conversation(TypedDict):
     messages: Annotated[list[AnyMessage], add_messages]
 
 
-def _folded(current: list[AnyMessage] | None, writes: Sequence[Any]) -> Any:
-    merged: Any = current or []
-    for write in writes:
-        merged = add_messages(merged, write)
+def _folded(current: list[AnyMessage] | None, writes: Sequence[Any]) -> list[AnyMessage]:
+    """Messages by their ids, in one pass: `add_messages` for every write would be quadratic."""
+    merged: list[Any] = list(current or [])
+    places = {message.id: place for place, message in enumerate(merged) if message.id}
+    came = [message for write in writes for message in (write if isinstance(write, list) else [write])]
+    for message in convert_to_messages(came):
+        if message.id in places:
+            merged[places[message.id]] = message
+            continue
+        if message.id:
+            places[message.id] = len(merged)
+        merged.append(message)
     return merged
 
 
