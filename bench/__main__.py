@@ -21,6 +21,7 @@ from bench.figures import Window
 from bench.peers import PLACE, ROOT
 from bench.report import noise_of, table, write
 from bench.scenarios import SCENARIOS
+from bench.scenarios.scenario import Scenario
 from bench.servers import LAUNCHES
 from bench.stage import Options, Stage, stage
 
@@ -33,7 +34,7 @@ def main() -> None:
     asked = _asked()
     names = [*asked.servers, *(name for name in asked.peers.split(",") if name and name not in asked.servers)]
     options = Options(tuple(names), asked.seconds, asked.windows, tuple(asked.clients), asked.full)
-    chosen = [SCENARIOS[name] for name in SCENARIOS if name in asked.scenario]
+    chosen = [scenario for scenario in SCENARIOS.values() if _is_chosen(scenario, asked)]
     windows: list[Window] = []
     with stage(options, asked.database_url) as open_stage:
         for scenario in chosen:
@@ -46,9 +47,17 @@ def main() -> None:
         print(path)
 
 
+def _is_chosen(scenario: Scenario, asked: argparse.Namespace) -> bool:
+    if asked.scenario:
+        return scenario.name in asked.scenario
+    return asked.full or not scenario.takes_minutes
+
+
 def _asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenario", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
+    parser.add_argument(
+        "--scenario", nargs="+", choices=SCENARIOS, help="all that take no minutes, unless they are named"
+    )
     parser.add_argument("--servers", nargs="+", choices=LAUNCHES, default=["holdfast", "handrolled"])
     parser.add_argument("--peers", default=",".join(peers.PEERS), help="other servers, from PyPI; '' for none")
     parser.add_argument("--clients", nargs="+", type=int, default=[1, 8, 32, 128])

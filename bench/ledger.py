@@ -13,7 +13,7 @@ from bench.figures import Figures
 
 COUNTED = """
 SELECT coalesce((SELECT sum(calls) FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid
-                 WHERE d.datname = %(database)s), 0)::bigint,
+                 WHERE d.datname = %(database)s AND query NOT IN ('BEGIN', 'COMMIT', 'ROLLBACK')), 0)::bigint,
        pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
        pg_current_wal_insert_lsn() - '0/0'::pg_lsn,
        (SELECT xact_commit FROM pg_stat_database WHERE datname = %(database)s)"""
@@ -25,7 +25,8 @@ SELECT schemaname, relname FROM pg_stat_user_tables ORDER BY schemaname, relname
 class Counts:
     """Totals since the cluster was made.
 
-    `statements` include BEGIN and COMMIT and are the database's own, at once. `commits` are transactions that took an
+    `statements` are the database's own, at once, without BEGIN and COMMIT: pg_stat_statements misses a COMMIT that is
+    a prepared statement. `commits` are transactions that took an
     id (they wrote), of the whole cluster, at once; reading ones are statements only. `wal_bytes` are the cluster's.
     `transactions` are all that the database has committed, as idle sessions report them: up to ten seconds late.
     """
@@ -60,10 +61,10 @@ class Ledger:
         return Counts(*(int(value) for value in row))
 
     def calls(self, database_url: str) -> dict[str, int]:
-        """How often each statement was executed, by its normalised text."""
+        """How often each statement was executed, by its normalised text; the same statements."""
         rows = self._conn.execute(
             "SELECT query, sum(calls)::bigint FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid"
-            " WHERE d.datname = %s GROUP BY query",
+            " WHERE d.datname = %s AND query NOT IN ('BEGIN', 'COMMIT', 'ROLLBACK') GROUP BY query",
             [_database_of(database_url)],
         ).fetchall()
         return {str(query): int(calls) for query, calls in rows}

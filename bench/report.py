@@ -15,6 +15,12 @@ from bench.scenarios.scenario import Scenario
 UNITS = {"_ms": "ms", "_mb": "MB", "_kb": "kB", "_s": "s", "_percent": "%"}
 
 
+METHOD = """The servers took turns in short windows; whoever waited for its turn was stopped (SIGSTOP). A cell is the
+median of its windows, a rate has the best window beside it. CPU is that of whole process trees. `commits` are transactions
+that took an id, `statements` leave out BEGIN and COMMIT, memory counts shared pages of every process.
+"""
+
+
 def table(scenario: Scenario, windows: Sequence[Window]) -> str:
     """One row for each case and server: the median of its windows, and the best rate beside."""
     rows = [["case", "server", *(_heading(name) for name in scenario.shown)], ["---"] * (2 + len(scenario.shown))]
@@ -44,7 +50,7 @@ def write(
     """`report.md`, `figures.json` and `report.svg` in `place`."""
     tables = [table(scenario, known) for scenario in scenarios if (known := _of(scenario, windows))]
     facts_table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
-    parts = ["# Benchmark", f"| | |\n|---|---|\n{facts_table}\n", noise_of(windows), "", *tables]
+    parts = ["# Benchmark", METHOD, f"| | |\n|---|---|\n{facts_table}\n", noise_of(windows), "", *tables]
     paths = (place / "report.md", place / "figures.json", place / "report.svg")
     paths[0].write_text("\n".join(parts))
     raw = {"facts": dict(facts), "windows": [asdict(window) for window in windows]}

@@ -49,6 +49,7 @@ class Pages(Scenario):
         "Pages of ten of 100,000 threads (as many belong to somebody else) and of 1,000 checkpoints; costs are for one"
     )
     servers = ("holdfast",)
+    takes_minutes = True
     shown = ("p50_ms", "max_ms", "server_cpu_ms", "postgres_cpu_ms", "statements")
 
     def cases(self, options: Options) -> Sequence[Case]:

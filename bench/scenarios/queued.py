@@ -30,6 +30,7 @@ class Queued(Scenario):
     name = "queued"
     about = "200 background runs with an empty queue, and with 10,000 queued runs before them that may not start yet"
     servers = ("holdfast",)
+    takes_minutes = True
     shown = ("empty_ms", "full_ms", "full_to_empty", "filled_s")
 
     def cases(self, options: Options) -> Sequence[Case]:

@@ -36,6 +36,9 @@ class Scenario(ABC):
     repeats: bool = True
     """Whether there are several windows."""
 
+    takes_minutes: bool = False
+    """Played only where it is named, or everything is asked for."""
+
     @abstractmethod
     def cases(self, options: Options) -> Sequence[Case]:
         """What is measured, in this order."""
