@@ -16,8 +16,8 @@ UNITS = {"_ms": "ms", "_mb": "MB", "_kb": "kB", "_s": "s", "_percent": "%"}
 
 
 METHOD = """The servers took turns in short windows; whoever waited for its turn was stopped (SIGSTOP). A cell is the
-median of its windows, a rate has the best window beside it. CPU is that of whole process trees. `commits` are transactions
-that took an id, `statements` leave out BEGIN and COMMIT, memory counts shared pages of every process.
+median of its windows, a rate has the best window beside it. CPU is that of whole process trees. `commits` are
+transactions that took an id, `statements` leave out BEGIN and COMMIT, memory counts shared pages of every process.
 """
 
 
