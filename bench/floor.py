@@ -16,14 +16,16 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID, uuid4
 
 import psycopg
+import uvloop
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.pregel import Pregel
 
 from bench import machine
 from bench.cluster import Postgres
@@ -33,7 +35,7 @@ from bench.site import conversation
 from holdfast.db.checkpoints import Fence, FencedSaver
 from holdfast.db.migrate import migrate
 from holdfast.db.pool import Database
-from holdfast.settings import Settings
+from holdfast.settings import load_settings
 
 TOKEN = 1
 """The fencing token of all threads."""
@@ -42,7 +44,9 @@ INSERT INTO holdfast.threads (thread_id, owner, edit_token, created_at, updated_
 SELECT unnest(%s::uuid[]), 'local', %s, now(), now(), now()"""
 MOST_RUNS = 4000
 
-SaverOf = Callable[[UUID], BaseCheckpointSaver[str] | None]
+Graph = Pregel[Any, Any, Any, Any]
+GraphOf = Callable[[UUID], Graph]
+"""The graph for a thread."""
 
 
 @dataclass(frozen=True)
@@ -65,32 +69,33 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=PLACE, prefix="floor-") as scratch:
         Path(scratch).chmod(0o755)
         with Postgres.embedded(Path(scratch)) as postgres:
-            asyncio.run(_measure(postgres, asked.seconds, asked.tasks))
+            uvloop.run(_measure(postgres, asked.seconds, asked.tasks))
 
 
 async def _measure(postgres: Postgres, seconds: float, tasks: list[int]) -> None:
     print("| saver | tasks | how | runs/s | events/s | CPU ms a run | Postgres CPU ms a run |\n" + "|---" * 7 + "|")
     threads = [uuid4() for _ in range(2 * len(tasks) * MOST_RUNS)]
-    savers: dict[str, AbstractAsyncContextManager[SaverOf]] = {
+    savers: dict[str, AbstractAsyncContextManager[GraphOf]] = {
         "none": _none(),
         "memory": _memory(),
         "stock Postgres": _stock(postgres.fresh_database("floor_stock")),
         "fenced": _fenced(postgres.fresh_database("floor_fenced"), threads),
     }
     for name, opened in savers.items():
-        async with opened as saver_of:
+        async with opened as graph_of:
             left = list(threads)
             for count in tasks:
                 for how, run in (("ainvoke", _invoked), ("astream", _streamed)):
-                    found = await _runs(postgres, saver_of, run, left, count, seconds)
+                    await _runs(postgres, graph_of, run, left, count, 0.0)
+                    found = await _runs(postgres, graph_of, run, left, count, seconds)
                     rates = f"{found.runs / found.seconds:.0f} | {found.events / found.seconds:,.0f}"
                     print(f"| {name} | {count} | {how} | {rates} | {found.cpu_ms:.1f} | {found.postgres_cpu_ms:.1f} |")
 
 
 async def _runs(
     postgres: Postgres,
-    saver_of: SaverOf,
-    run: Callable[[Any, RunnableConfig], Any],
+    graph_of: GraphOf,
+    run: Callable[[Graph, RunnableConfig], Any],
     threads: list[UUID],
     tasks: int,
     seconds: float,
@@ -102,11 +107,9 @@ async def _runs(
     began = time.perf_counter()
 
     async def task() -> None:
-        while time.perf_counter() - began < seconds:
+        while not counts or time.perf_counter() - began < seconds:
             thread = threads.pop()
-            graph = copy.copy(agent)
-            graph.checkpointer = saver_of(thread)
-            counts.append(await run(graph, {"configurable": {"thread_id": str(thread)}}))
+            counts.append(await run(graph_of(thread), {"configurable": {"thread_id": str(thread)}}))
 
     await asyncio.gather(*(task() for _ in range(tasks)))
     taken = time.perf_counter() - began
@@ -115,44 +118,60 @@ async def _runs(
     return Measured(len(counts), sum(counts), taken, cost, 1000 * database_cpu / len(counts))
 
 
-async def _invoked(graph: Any, config: RunnableConfig) -> int:
-    await graph.ainvoke(conversation()["input"], config, durability="sync")
+async def _invoked(graph: Graph, config: RunnableConfig) -> int:
+    await graph.ainvoke(conversation()["input"], config, durability=_durability(graph))
     return 0
 
 
-async def _streamed(graph: Any, config: RunnableConfig) -> int:
-    stream = graph.astream(conversation()["input"], config, stream_mode="messages", durability="sync")
+async def _streamed(graph: Graph, config: RunnableConfig) -> int:
+    stream = graph.astream(conversation()["input"], config, stream_mode="messages", durability=_durability(graph))
     return len([chunk async for chunk in stream])
 
 
-@asynccontextmanager
-async def _none() -> AsyncIterator[SaverOf]:
-    yield lambda _: None
+def _saving(saver: BaseCheckpointSaver[str] | None) -> Graph:
+    graph = copy.copy(agent)
+    graph.checkpointer = saver
+    return graph
+
+
+def _durability(graph: Graph) -> Literal["sync"] | None:
+    """Holdfast's default, where anything is saved at all."""
+    return "sync" if graph.checkpointer else None
 
 
 @asynccontextmanager
-async def _memory() -> AsyncIterator[SaverOf]:
-    saver = InMemorySaver()
-    yield lambda _: saver
+async def _none() -> AsyncIterator[GraphOf]:
+    shared = _saving(None)
+    yield lambda _: shared
 
 
 @asynccontextmanager
-async def _stock(url: str) -> AsyncIterator[SaverOf]:
+async def _memory() -> AsyncIterator[GraphOf]:
+    shared = _saving(InMemorySaver())
+    yield lambda _: shared
+
+
+@asynccontextmanager
+async def _stock(url: str) -> AsyncIterator[GraphOf]:
     async with AsyncPostgresSaver.from_conn_string(url) as saver:
         await saver.setup()
-        yield lambda _: saver
+        shared = _saving(saver)
+        yield lambda _: shared
 
 
 @asynccontextmanager
-async def _fenced(url: str, threads: list[UUID]) -> AsyncIterator[SaverOf]:
-    """The fence is that of a state update, which needs a thread only; a run's costs the same."""
+async def _fenced(url: str, threads: list[UUID]) -> AsyncIterator[GraphOf]:
+    """A copy of the graph for each run, as the server makes it.
+
+    The fence is that of a state update, which needs a thread only; a run's costs the same.
+    """
     await migrate(url)
     with psycopg.connect(url, autocommit=True) as conn:
         conn.execute(ROWS, [threads, TOKEN])
-    database = Database(url, size=Settings().pool_size)
+    database = Database(url, size=load_settings().pool_size)
     await database.open()
     try:
-        yield lambda thread: FencedSaver(database, Fence("edit", thread, TOKEN))
+        yield lambda thread: _saving(FencedSaver(database, Fence("edit", thread, TOKEN)))
     finally:
         await database.close()
 
