@@ -1,10 +1,11 @@
 """One harness for every server of this wire: `make bench`, or
 
     python -m bench [--scenario wait stream] [--servers holdfast handrolled] [--peers official,aegra] [--clients 1 32]
-                    [--seconds 2] [--windows 3] [--full] [--database-url URL]
+                    [--seconds 1.5] [--windows 3] [--full] [--database-url URL]
 
 The servers take turns, several short windows each; whoever waits for its turn is stopped (SIGSTOP). The report is
-`.bench/report.md`, with all figures and a plot beside it. Peers come from PyPI into `.bench/peers` on first use.
+`.bench/report.md`, with all figures and a plot beside it. Peers come from PyPI into `.bench/peers` on first use; they
+play `wait` and `stream`, and every scenario that is named. Each server has the settings that it is shipped with.
 Absolute times belong to the machine that they were taken on; compare what was taken in one run.
 """
 
@@ -33,7 +34,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     asked = _asked()
     names = [*asked.servers, *(name for name in asked.peers.split(",") if name and name not in asked.servers)]
-    options = Options(tuple(names), asked.seconds, asked.windows, tuple(asked.clients), asked.full)
+    options = Options(
+        tuple(names), asked.seconds, asked.windows, tuple(asked.clients), asked.full, asked.full or bool(asked.scenario)
+    )
     chosen = [scenario for scenario in SCENARIOS.values() if _is_chosen(scenario, asked)]
     windows: list[Window] = []
     with stage(options, asked.database_url) as open_stage:
@@ -42,9 +45,10 @@ def main() -> None:
             if played:
                 windows += played
                 print(f"{table(scenario, played)}\n{noise_of(played)}\n", flush=True)
-        facts = _facts(open_stage)
-    for path in write(PLACE, chosen, windows, facts):
-        print(path)
+                # Whoever ends this early keeps what there is.
+                paths = write(PLACE, chosen, windows, _facts(open_stage))
+    if windows:
+        print(*paths, sep="\n")
 
 
 def _is_chosen(scenario: Scenario, asked: argparse.Namespace) -> bool:
@@ -61,9 +65,9 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--servers", nargs="+", choices=LAUNCHES, default=["holdfast", "handrolled"])
     parser.add_argument("--peers", default=",".join(peers.PEERS), help="other servers, from PyPI; '' for none")
     parser.add_argument("--clients", nargs="+", type=int, default=[1, 8, 32, 128])
-    parser.add_argument("--seconds", type=float, default=2.0, help="of a window")
+    parser.add_argument("--seconds", type=float, default=1.5, help="of a window")
     parser.add_argument("--windows", type=int, default=3, help="of each server in each case")
-    parser.add_argument("--full", action="store_true", help="also what takes long: 2,000 turns, peers everywhere")
+    parser.add_argument("--full", action="store_true", help="also what takes long: 10,000 queued runs, 2,000 turns")
     parser.add_argument("--database-url", help="a Postgres with pg_stat_statements, instead of the embedded one")
     return parser.parse_args()
 

@@ -1,6 +1,7 @@
 """Environments of other servers, from PyPI, in `.bench/peers`: made on first use, and only if they can be.
 
-BENCH_OFFICIAL or BENCH_AEGRA may name an environment that is there already.
+BENCH_OFFICIAL or BENCH_AEGRA may name an environment that is there already. Where Pythons come from pyenv, it has to
+offer the one that is needed: PYENV_VERSION=3.11.7:3.12.1 make bench.
 """
 
 from __future__ import annotations
@@ -74,4 +75,4 @@ def _run(peer: Peer, command: list[str]) -> None:
         raise Unavailable(f"{peer.name}: not installed within {INSTALL_SECONDS} s") from late
     except subprocess.CalledProcessError as failed:
         reason = (failed.stderr or "").strip().splitlines() or [f"status {failed.returncode}"]
-        raise Unavailable(f"{peer.name} (needs Python {peer.python} and PyPI): {reason[-1]}") from failed
+        raise Unavailable(f"{peer.name} (needs Python {peer.python} and PyPI): {reason[0]}") from failed

@@ -50,7 +50,7 @@ def write(
     """`report.md`, `figures.json` and `report.svg` in `place`."""
     tables = [table(scenario, known) for scenario in scenarios if (known := _of(scenario, windows))]
     facts_table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
-    parts = ["# Benchmark", METHOD, f"| | |\n|---|---|\n{facts_table}\n", noise_of(windows), "", *tables]
+    parts = ["# Benchmark\n", METHOD, f"| | |\n|---|---|\n{facts_table}\n", noise_of(windows), "", *tables]
     paths = (place / "report.md", place / "figures.json", place / "report.svg")
     paths[0].write_text("\n".join(parts))
     raw = {"facts": dict(facts), "windows": [asdict(window) for window in windows]}

@@ -18,19 +18,23 @@ from bench.load import Failed, Load
 from bench.peers import PLACE, Unavailable
 from bench.servers import Server
 
-WAKING_SECONDS = 0.3
-"""What a server that was stopped gets to look at its clocks."""
+WAKING_SECONDS = 0.7
+"""What a server that was stopped gets to catch up: its timers are all due at once."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line narrows. `seconds` is the length of a window; `full` adds what takes long."""
+    """What the command line narrows.
+
+    `seconds` is the length of a window; `full` adds what takes long; with `everywhere` every server plays what it can.
+    """
 
     servers: tuple[str, ...]
     seconds: float
     windows: int
     clients: tuple[int, ...]
     full: bool
+    everywhere: bool
 
 
 class Stage:

@@ -24,8 +24,7 @@ class Background(Scenario):
     repeats = False
 
     def cases(self, options: Options) -> Sequence[Case]:
-        servers = self.servers if options.full else ("holdfast",)
-        return [Case(f"{RUNS} runs", {"count": RUNS}, servers)]
+        return [Case(f"{RUNS} runs", {"count": RUNS})]
 
     async def prepare(self, site: Site, terms: dict[str, Any]) -> list[str]:
         return await site.threads(terms["count"])

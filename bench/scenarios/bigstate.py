@@ -13,7 +13,7 @@ from bench.site import Site
 from bench.stage import Options
 
 SIZE_BYTES = 1_000_000
-TIMES = 20
+TIMES = 10
 
 
 class BigState(Scenario):

@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.figures import Figures, Window
 from bench.load import Failed
-from bench.scenarios.scenario import OURS, Case, Scenario
+from bench.scenarios.scenario import Case, Scenario
 from bench.scenarios.wait import waited
 from bench.servers import Server
 from bench.site import Site
@@ -30,12 +30,11 @@ class Cost(Scenario):
     shown = ("statements", "transactions", "commits", "wal_kb")
 
     def cases(self, options: Options) -> Sequence[Case]:
-        terms = {"clients": CLIENTS, "count": RUNS}
-        return [Case(f"{CLIENTS} clients", terms, self.servers if options.full else OURS)]
+        return [Case(f"{CLIENTS} clients", {"clients": CLIENTS, "count": RUNS})]
 
     def windows(self, stage: Stage) -> Iterator[Window]:
         for case in self.cases(stage.options):
-            for name in stage.names([name for name in self.servers if name in case.servers]):
+            for name in self.playing(stage, case):
                 with stage.awake(name) as server:
                     try:
                         yield Window(self.name, case.name, name, self._counted(stage, server, case))

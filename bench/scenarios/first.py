@@ -21,6 +21,7 @@ class First(Stream):
     """One client, and a pause before each run."""
 
     name = "first"
+    with_peers = False
     about = "What an idle server takes to its first event, and to the model's first message"
     shown = ("first_event_p50_ms", "first_message_p50_ms", "first_message_p99_ms")
 

@@ -34,7 +34,7 @@ class Growth(Scenario):
     def cases(self, options: Options) -> Sequence[Case]:
         many = [Case("2,000 turns, delta", {"graph": "delta", "turns": 2000}, ("holdfast",))] if options.full else []
         return [
-            Case("200 turns, delta", {"graph": "delta", "turns": 200}),
+            Case("200 turns, delta", {"graph": "delta", "turns": 200}, ("holdfast",)),
             Case("200 turns, list", {"graph": "agent", "turns": 200}),
             *many,
         ]
@@ -42,7 +42,7 @@ class Growth(Scenario):
     def windows(self, stage: Stage) -> Iterator[Window]:
         """The conversation is played in quarters, so that what the last one added is known."""
         for case in self.cases(stage.options):
-            for name in stage.names([name for name in self.servers if name in case.servers]):
+            for name in self.playing(stage, case):
                 with stage.awake(name) as server:
                     sizes = [live_bytes(str(server.database))]
                     quarters = []

@@ -15,6 +15,7 @@ class Paced(Stream):
     """All streams begin at once and each is one; the ideal is 1.0 s."""
 
     name = "paced"
+    with_peers = False
     about = "64 streams at once, a token every 5 ms: ideal 1,000 ms and gaps of 5 ms; costs are for one run"
     shown = ("p50_ms", "max_ms", "gap_p50_ms", "gap_p99_ms", "first_message_p50_ms", "server_cpu_ms", "client_cpu_ms")
     pace = 0.005

@@ -39,7 +39,7 @@ class Queued(Scenario):
     def windows(self, stage: Stage) -> Iterator[Window]:
         """On a server of its own: nobody wants to serve the others with this queue."""
         for case in self.cases(stage.options):
-            for name in stage.names(self.servers):
+            for name in self.playing(stage, case):
                 with stage.fresh(name, f"queued_{name}") as server:
                     server.start()
                     window = stage.window(self.name, case.name, server, case.terms)

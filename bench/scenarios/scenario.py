@@ -16,6 +16,10 @@ OURS = ("holdfast", "handrolled")
 COSTS = ("server_cpu_ms", "postgres_cpu_ms", "client_cpu_ms", "statements", "commits", "wal_kb", "rss_mb")
 
 
+LONG_SECONDS = 10.0
+"""A window that took so long is long enough by itself: every client finishes at least one run."""
+
+
 @dataclass(frozen=True)
 class Case:
     """One row of the report for each server. `terms` go to the client; `servers` narrows the scenario's."""
@@ -36,6 +40,8 @@ class Scenario(ABC):
     repeats: bool = True
     """Whether there are several windows."""
 
+    with_peers: bool = False
+    """Whether peers play it where it is not named."""
     takes_minutes: bool = False
     """Played only where it is named, or everything is asked for."""
 
@@ -51,13 +57,22 @@ class Scenario(ABC):
     async def play(self, site: Site, terms: dict[str, Any], prepared: Any) -> Figures:
         """What is measured; `runs` and `seconds` are among the figures."""
 
+    def playing(self, stage: Stage, case: Case) -> list[str]:
+        """The servers of a case."""
+        possible = [name for name in self.servers if name in case.servers]
+        if not (self.with_peers or stage.options.everywhere):
+            possible = [name for name in possible if name in OURS]
+        return stage.names(possible)
+
     def windows(self, stage: Stage) -> Iterator[Window]:
         """Case by case the servers take turns, several times, so that a noisy phase of the machine hits all."""
         for case in self.cases(stage.options):
-            names = stage.names([name for name in self.servers if name in case.servers])
+            names = self.playing(stage, case)
             for _ in range(stage.options.windows if self.repeats else 1):
-                for name in names:
+                for name in list(names):
                     with stage.awake(name) as server:
                         window = stage.window(self.name, case.name, server, case.terms)
+                    if window is None or window.figures["seconds"] > LONG_SECONDS:
+                        names.remove(name)
                     if window is not None:
                         yield window

@@ -32,7 +32,7 @@ class StartUp(Scenario):
 
     def windows(self, stage: Stage) -> Iterator[Window]:
         for case in self.cases(stage.options):
-            for name in stage.names([name for name in self.servers if name in case.servers]):
+            for name in self.playing(stage, case):
                 with stage.fresh(name, f"startup_{name}", embedded=case.terms["embedded"]) as server:
                     noise = [machine.noise(stage.place)]
                     try:

@@ -15,6 +15,7 @@ TOKENS = 200
 
 class Stream(Throughput):
     name = "stream"
+    with_peers = True
     about = "Runs that stream 200 tokens without a pause; costs are for one run"
     shown: tuple[str, ...] = ("events_per_s", "rate", "p50_ms", "p99_ms", "first_message_p50_ms", *COSTS)
     pace = 0.0

@@ -14,6 +14,7 @@ LAST_WORD = b"done."
 
 class Wait(Throughput):
     name = "wait"
+    with_peers = True
     about = "Runs whose result is waited for; costs are for one run"
     shown = ("rate", "p50_ms", "p99_ms", *COSTS)
 
