@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv
 
-.PHONY: serve test check conformance clients durability chaos schemathesis bench clean
+.PHONY: serve test check conformance clients durability chaos schemathesis bench bench-floor clean
 
 serve: .venv/ready
 	@exec $(BIN)/holdfast serve
@@ -38,9 +38,13 @@ chaos: .venv/ready
 schemathesis: .venv/ready
 	$(BIN)/python -m tests.fuzz
 
+# Some ten minutes; the report is .bench/report.md. ARGS="--scenario wait --clients 32 --peers=" measures only that.
 bench: .venv/ready
-	$(BIN)/python -m bench.spine
-	$(BIN)/python -m bench.pages
+	$(BIN)/python -m bench $(ARGS)
+
+# The same graph without a server: what any server adds to.
+bench-floor: .venv/ready
+	$(BIN)/python -m bench.floor $(ARGS)
 
 # uv comes from PyPI into the environment itself, so that python3 and make are all that a machine needs;
 # --inexact lets it stay there.
