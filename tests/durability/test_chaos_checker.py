@@ -242,6 +242,16 @@ def _rolled_back(story: Story) -> None:
     story.shows(replays={})
 
 
+def _answered_again_after_a_rollback(story: Story) -> None:
+    story.executes("effect", 3, 3.8, run=ANSWERED)
+    story.asks("t0.2#4", "cancel", 4.0, None, 202, run=ANSWERED, action="rollback")
+    story.ended(ANSWERED, None)
+    story.asks("q0#9", "answer", 5.0, "run-9", interrupt=ASKED, answer="no", bare=False)
+    story.executes("ask", 2, 5.1, "y", run="run-9", interrupt=ASKED, answer={"id": "no", "meant": ASKED})
+    story.executes("effect", 3, 5.3, "z", run="run-9")
+    story.shows(runs=[{"run_id": "run-9", "status": "success"}, *story.view.runs])
+
+
 def _planned_to_fail(story: Story) -> None:
     story.executes("fail", 3, 5.5)
     story.ended(RUN, "error", {"error": "ValueError", "message": "planned"})
@@ -271,6 +281,7 @@ FORGIVEN: list[Callable[[Story], object]] = [
     _woken_late,
     _died_before_it_logged,
     _rolled_back,
+    _answered_again_after_a_rollback,
     _planned_to_fail,
     _forked_on_purpose,
     _first_answer_stopped,

@@ -145,10 +145,14 @@ class Evidence:
     def forked(self, thread: str) -> bool:
         return any("checkpoint_id" in line for line in self.of_kind("run", thread=thread))
 
+    def rollbacks(self, thread: str) -> list[Line]:
+        """The requests that may have taken back what runs of the thread did."""
+        cancels = [line for line in self.of_kind("cancel", thread=thread) if line["action"] == "rollback"]
+        return [*cancels, *(line for line in self.of_kind("run", thread=thread) if line["strategy"] == "rollback")]
+
     def rolled_back(self, thread: str) -> bool:
         """Somebody may have rolled back something there."""
-        cancels = any(line["action"] == "rollback" for line in self.of_kind("cancel", thread=thread))
-        return cancels or any(line["strategy"] == "rollback" for line in self.of_kind("run", thread=thread))
+        return bool(self.rollbacks(thread))
 
     def cancels(self, thread: str) -> Sequence[Line]:
         """The requests that stop runs of the thread."""

@@ -34,13 +34,17 @@ def ledgered_doubled(evidence: Evidence) -> Iterator[str]:
 
 
 def repeated_after_commit(evidence: Evidence) -> Iterator[str]:
-    """Effects that were started after a later step of their plan had been: they were committed."""
+    """Effects that were started after a later step of their plan had been: they were committed.
+
+    What was rolled back in between may be done again, if what it followed from is answered again.
+    """
     reached: dict[tuple[str, str], int] = {}
     for each in evidence.executions:
         if evidence.forked(each.thread):
             continue
         plan = (each.thread, each.mark)
-        if each.place < reached.get(plan, 0) and not _woke_up(evidence, each):
+        excused = _woke_up(evidence, each) or _taken_back(evidence, each)
+        if each.place < reached.get(plan, 0) and not excused:
             yield f"{each.key}: {each.id} in {each.pid} at {each.started:.2f}"
         reached[plan] = max(each.place, reached.get(plan, 0))
 
@@ -82,3 +86,8 @@ def _woke_up(evidence: Evidence, each: Execution) -> bool:
         and window.began <= each.started <= window.ended + STALE_SECONDS
         for window in evidence.faults
     )
+
+
+def _taken_back(evidence: Evidence, each: Execution) -> bool:
+    """Whether somebody asked before for a rollback; a run's own strategy is for what came before it."""
+    return any(line["at"] <= each.started and line["mark"] != each.mark for line in evidence.rollbacks(each.thread))
