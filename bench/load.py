@@ -17,6 +17,9 @@ from typing import Any
 from bench.figures import Figures
 from bench.site import Site
 
+LONGEST_SECONDS = 1800.0
+"""What a scenario may take to prepare, and to play; a server that never answers costs its own window alone."""
+
 
 class Failed(Exception):
     """The client could not do what it was told; the server's answer is in the text."""
@@ -66,10 +69,12 @@ async def _serve() -> None:
         scenario = SCENARIOS[told["scenario"]]
         site = sites.setdefault(told["url"], Site(told["url"]))
         try:
-            prepared = await scenario.prepare(site, told["terms"])
+            async with asyncio.timeout(LONGEST_SECONDS):
+                prepared = await scenario.prepare(site, told["terms"])
             print("{}", flush=True)
             await asyncio.to_thread(sys.stdin.readline)
-            answer: dict[str, Any] = {**await scenario.play(site, told["terms"], prepared)}
+            async with asyncio.timeout(LONGEST_SECONDS):
+                answer: dict[str, Any] = {**await scenario.play(site, told["terms"], prepared)}
         except Exception as failure:  # noqa: BLE001 - the harness says it and goes on with the next
             answer = {"failed": f"{type(failure).__name__}: {failure}", "where": traceback.format_exc()}
         print(json.dumps(answer), flush=True)

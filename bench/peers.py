@@ -45,10 +45,12 @@ def environment(peer: Peer) -> Path:
     """The directory of the peer's environment, made if it is missing.
 
     Raises:
-        Unavailable: no such Python, no network, or it does not install.
+        Unavailable: no such Python, no network, or it does not install; or nothing is where it is said to be.
     """
-    given = os.environ.get(f"BENCH_{peer.name.upper()}")
+    given = os.environ.get(variable := f"BENCH_{peer.name.upper()}")
     if given:
+        if not (Path(given) / "bin/python").exists():
+            raise Unavailable(f"{peer.name}: {variable} names no environment: {given}")
         return Path(given)
     place = PLACE / "peers" / f"{peer.name}-{peer.requirements[0].rpartition('=')[2]}"
     if not (place / "ready").exists():

@@ -31,7 +31,7 @@ async def asking(stage: Stage, *asks: str, checkpoint_id: str = "c1", unfinished
 async def answers(stage: Stage, thread_id: UUID, *to: str) -> Answers:
     asked = await stage.threads.questions(ANN, thread_id)
     assert asked is not None
-    return Answers(asked, dict.fromkeys(to, "yes"))
+    return Answers(asked, dict.fromkeys(to, "yes"), served=frozenset())
 
 
 async def bound(stage: Stage) -> list[str]:
@@ -220,7 +220,7 @@ async def test_a_refused_answer_leaves_nothing_behind(stage: Stage) -> None:
     asked = Questions("c0", frozenset({ASKED}), unfinished=True)
     runs_before = len(await stage.runs.page(ANN, thread_id))
     with pytest.raises(Conflict):
-        await stage.admit(thread_id, answers=Answers(asked, {ASKED: 1}))
+        await stage.admit(thread_id, answers=Answers(asked, {ASKED: 1}, served=frozenset()))
     assert len(await stage.runs.page(ANN, thread_id)) == runs_before
     assert await stage.thread_status(thread_id) == "interrupted"
     assert await bound(stage) == []
@@ -229,7 +229,7 @@ async def test_a_refused_answer_leaves_nothing_behind(stage: Stage) -> None:
 async def test_a_refused_answer_cancels_nobody(stage: Stage) -> None:
     thread_id = await asking(stage, ASKED)
     first, _ = await stage.admit(thread_id, answers=await answers(stage, thread_id, ASKED))
-    wrong = Answers(Questions("c0", frozenset({ASKED}), unfinished=True), {ASKED: 1})
+    wrong = Answers(Questions("c0", frozenset({ASKED}), unfinished=True), {ASKED: 1}, served=frozenset())
     with pytest.raises(Conflict):
         await stage.admit(thread_id, answers=wrong, strategy="rollback")
     assert await stage.run_status(first) == "pending"

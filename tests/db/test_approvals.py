@@ -261,7 +261,9 @@ def expirer(stage: Stage) -> Expire:
         assert asked is not None
         if due["interrupt_id"] not in asked.pending:
             raise Conflict("it was answered")
-        new = new_run(due["thread_id"], answers=Answers(asked, {X: "no"}), expiring=due["approval_id"])
+        new = new_run(
+            due["thread_id"], answers=Answers(asked, {X: "no"}, served=frozenset()), expiring=due["approval_id"]
+        )
         await stage.admissions.admit(ANN, new, worker_id=None)
 
     return expire

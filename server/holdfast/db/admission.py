@@ -36,7 +36,7 @@ class Answers:
 
     asked: Questions
     values: Mapping[str, Any]
-    served: frozenset[str] = frozenset()
+    served: frozenset[str]
     """The project's graphs: what one of them asked, no other may answer. One that is gone may have a new name."""
 
     @property
