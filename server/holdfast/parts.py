@@ -17,6 +17,7 @@ from holdfast.db.pool import Database
 from holdfast.db.queue import Queue
 from holdfast.db.revisions import Revisions
 from holdfast.db.runs import Runs
+from holdfast.db.saves import Saves
 from holdfast.db.threads import Threads
 from holdfast.db.trees import Stores
 from holdfast.db.webhooks import Deliveries
@@ -54,6 +55,7 @@ class Parts:
     deliveries: Deliveries
     assistants: Assistants
     revisions: Revisions
+    saves: Saves
     store: BaseStore
     stores: Stores
     pruner: Pruner
@@ -78,7 +80,8 @@ async def opened(
     stack.push_async_callback(bell.close)
     ttl = project.sections.checkpointer.ttl or ThreadTtl()
     policies = project.sections.approvals.policies
-    runs, threads = Runs(database, policies), Threads(database, default_ttl(ttl))
+    saves = Saves(database)
+    runs, threads = Runs(database, policies, saves), Threads(database, default_ttl(ttl))
     events = EventLog(database, runs, bell, sse.split)
     store = await stack.enter_async_context(opened_store(project, graphs, database))
     assistants = Assistants(database, graphs.ids())
@@ -105,6 +108,7 @@ async def opened(
         deliveries=Deliveries(database),
         assistants=assistants,
         revisions=revisions,
+        saves=saves,
         store=store,
         stores=Stores(store, shared=project.sections.auth.path is not None),
         pruner=Pruner(database, threads, graphs, store, events),

@@ -140,6 +140,7 @@ def _workshop(parts: Parts, courier: Courier | None) -> Workshop:
         parts.graphs,
         parts.stores,
         parts.revisions,
+        parts.saves,
         parts.settings.crash_budget,
         parts.settings.run_timeout_seconds,
         parts.project.sections.healing.dangling_tool_calls,

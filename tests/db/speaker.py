@@ -7,7 +7,8 @@ from uuid import UUID
 
 from holdfast.db.events import EventLog
 from holdfast.db.queue import Claimed
-from holdfast.db.runs import Block, RunEnd
+from holdfast.db.runs import RunEnd
+from holdfast.db.saves import Block
 from holdfast.rules.run import RunStatus
 from holdfast.wire import sse
 from tests.db.stage import ANN, Process, outcome
@@ -45,7 +46,7 @@ class Speaker:
         if not frames:
             return None
         start = self.claim.event_seq + 1 + self._logged
-        block = Block(start, start + len(frames) - 1, self._logged + 1, b"".join(frames))
+        block = Block(self.claim.fencing_token, start, start + len(frames) - 1, self._logged + 1, b"".join(frames))
         self._logged += len(frames)
         return block
 

@@ -22,6 +22,7 @@ from holdfast.db.idempotency import Key
 from holdfast.db.pool import Database
 from holdfast.db.queue import Claimed, Queue
 from holdfast.db.runs import Runs
+from holdfast.db.saves import Saves
 from holdfast.db.threads import Outcome, Threads
 from holdfast.rules.caller import Caller
 from holdfast.wire import sse
@@ -44,6 +45,7 @@ class Stage:
     runs: Runs
     threads: Threads
     worker_id: UUID
+    saves: Saves
 
     async def thread(self, owner: Caller = ANN) -> UUID:
         thread_id = uuids.uuid7()
@@ -115,8 +117,16 @@ async def opened(url: str, *, size: int = 8) -> AsyncIterator[Stage]:
     await database.open()
     try:
         await Assistants(database, [GRAPH]).put_system(GRAPH, GRAPH, None)
+        saves = Saves(database)
         yield Stage(
-            url, database, Admissions(database), Queue(database), Runs(database), Threads(database), uuids.uuid7()
+            url,
+            database,
+            Admissions(database),
+            Queue(database),
+            Runs(database, saves=saves),
+            Threads(database),
+            uuids.uuid7(),
+            saves,
         )
     finally:
         await database.close()

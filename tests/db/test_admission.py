@@ -273,5 +273,7 @@ async def test_a_breakpoint_is_resumed_once(stage: Stage) -> None:
 async def test_an_admission_that_is_repeated_with_its_run_id_starts_no_second_run(stage: Stage) -> None:
     first = await stage.started()
     again = new_run(first.thread_id, run_id=first.run_id)
-    assert (await stage.admissions.admit(ANN, again, worker_id=stage.worker_id)).claimed is None
+    repeated = await stage.admissions.admit(ANN, again, worker_id=stage.worker_id)
+    assert repeated.claimed is not None, "its answer was lost, and the claim with it"
+    assert repeated.claimed.fencing_token == first.fencing_token
     assert [run["run_id"] for run in await stage.runs.page(ANN, first.thread_id)] == [first.run_id]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
@@ -71,13 +72,14 @@ async def _row(conn: Connection, thread_id: UUID) -> None:
 
 
 class Watch:
-    """Loses the answer to so many COMMITs."""
+    """Loses the answer to so many COMMITs, or to what else there is in a statement."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: bytes = b"COMMIT\x00") -> None:
         self.left = 0
+        self._what = what
 
     def __call__(self, piece: bytes) -> bool:
-        lost = self.left > 0 and b"COMMIT\x00" in piece
+        lost = self.left > 0 and self._what in piece
         self.left -= lost
         return lost
 
@@ -96,16 +98,22 @@ async def test_a_commit_whose_answer_is_lost_has_happened_and_is_not_repeated(cl
             assert watch.left == 0
 
 
-async def test_a_run_whose_admission_was_not_answered_is_claimed_once(clean_url: str) -> None:
-    watch = Watch()
+@pytest.mark.parametrize(
+    ("what", "given"), [(b"thread_version", {}), (b"COMMIT\x00", {"thread_status": ["idle"]})], ids=["in a group", "alone"]
+)
+async def test_a_run_whose_admission_was_not_answered_is_claimed_once(
+    clean_url: str, what: bytes, given: dict[str, Any]
+) -> None:
+    watch = Watch(what)
     with Proxy(clean_url, watch=watch) as proxy:
         async with opened(proxy.url) as stage:
             thread_id = await stage.thread()
             watch.left = 1
-            run_id, admitted = await stage.admit(thread_id, worker_id=stage.worker_id, strategy="reject")
+            run_id, admitted = await stage.admit(thread_id, worker_id=stage.worker_id, strategy="reject", **given)
             assert watch.left == 0
             assert admitted.claimed is not None
             assert admitted.claimed.attempt == 1
+            assert admitted.claimed.kwargs == b"{}"
             assert await stage.queue.held(stage.worker_id) == {run_id: admitted.claimed.fencing_token}
 
 

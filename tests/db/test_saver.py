@@ -278,7 +278,7 @@ async def test_an_admission_under_way_is_waited_for_and_beats_the_state_update(s
     async with stage.outside() as conn:
         # The foreign key check of the admission's insert waits for this lock, with the thread already locked.
         await conn.execute("BEGIN; LOCK TABLE holdfast.runs IN SHARE ROW EXCLUSIVE MODE")
-        admitting = asyncio.create_task(stage.admit(thread_id))
+        admitting = asyncio.create_task(stage.admit(thread_id, thread_status=["idle"]))
         await until(lambda: waits_for_a_lock(stage))
         editing = asyncio.create_task(edits[verb]())
         await until(lambda: two_wait(stage))

@@ -46,7 +46,7 @@ class Bench:
     async def appends_under_way(self) -> int:
         rows = await self.process.stage.sql(
             "SELECT 1 FROM pg_stat_activity"
-            " WHERE wait_event_type = 'Lock' AND datname = current_database() AND query LIKE '%%event_blocks%%'"
+            " WHERE wait_event_type = 'Lock' AND datname = current_database() AND query LIKE '%%WITH fence%%'"
         )
         return len(rows)
 

@@ -11,17 +11,19 @@ from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from holdfast.db import approvals, cancelling, crons, idempotency, queue, threads
+from holdfast.db.arrays import Blobs, Booleans, Integers, Jsonbs, Texts, Uuids
 from holdfast.db.cancelling import CancelAction, Cancelled
 from holdfast.db.crons import Firing
+from holdfast.db.groups import Group
 from holdfast.db.idempotency import Key, Made
-from holdfast.db.pool import Connection, Database, repeated
+from holdfast.db.pool import Connection, Database, json_bytes, repeated
 from holdfast.db.queue import Claimed
 from holdfast.db.scope import scoped
 from holdfast.db.sql import statements
 from holdfast.errors import Conflict, Missing
 from holdfast.rules.admission import Plan, Strategy, admission, is_held, verify_status
 from holdfast.rules.approval import OnPending
-from holdfast.rules.caller import Caller
+from holdfast.rules.caller import Caller, Sight
 from holdfast.rules.command import Questions, verify_binding
 from holdfast.rules.thread import Ttl
 
@@ -73,6 +75,11 @@ class NewRun:
     expiring: UUID | None = None
     """The approval whose deadline gives this answer."""
 
+    @property
+    def stamp(self) -> dict[str, str]:
+        """What its thread's metadata says of the run that works on it."""
+        return {"graph_id": self.graph_id, "assistant_id": str(self.assistant_id)}
+
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
@@ -86,15 +93,80 @@ class Admitted:
     before: Made | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    """A run at the door, and the worker that claims it on the spot."""
+
+    caller: Caller
+    new: NewRun
+    worker_id: UUID | None
+
+    @property
+    def is_simple(self) -> bool:
+        """Whether nothing has to be decided if its thread is quiet."""
+        new = self.new
+        decides = new.answers, new.thread_status, new.firing, new.after_seconds or None, new.expiring
+        return self.caller.sight is not Sight.MATCHING and all(reason is None for reason in decides)
+
+    def claimed(self, row: DictRow) -> Claimed | None:
+        """The claim, from what the statement that let it in says."""
+        new = self.new
+        if self.worker_id is None:
+            return None
+        return Claimed(
+            run_id=new.run_id,
+            thread_id=new.thread_id,
+            owner=self.caller.owner,
+            assistant_id=new.assistant_id,
+            graph_id=new.graph_id,
+            metadata=new.metadata,
+            kwargs=new.kwargs,
+            resumable=new.resumable,
+            logged=new.logged,
+            ephemeral=new.ephemeral,
+            attempt=1,
+            crashes=0,
+            command_saved=False,
+            cancel=None,
+            webhook=new.webhook,
+            **{name: value for name, value in row.items() if name != "run_id"},
+        )
+
+
+def _columns(arrivals: Sequence[_Arrival]) -> dict[str, Any]:
+    """The arrivals as `quiet.sql: admit` takes them."""
+    new = [arrival.new for arrival in arrivals]
+    return {
+        "run_ids": Uuids(run.run_id for run in new),
+        "thread_ids": Uuids(run.thread_id for run in new),
+        "owners": Texts(arrival.caller.owner for arrival in arrivals),
+        "see_all": Booleans(arrival.caller.sight is Sight.ALL for arrival in arrivals),
+        "assistant_ids": Uuids(run.assistant_id for run in new),
+        "graph_ids": Texts(run.graph_id for run in new),
+        "metadata": Jsonbs(json_bytes(dict(run.metadata)) for run in new),
+        "kwargs": Blobs(run.kwargs for run in new),
+        "strategies": Texts(run.strategy for run in new),
+        "resumable": Booleans(run.resumable for run in new),
+        "logged": Booleans(run.logged for run in new),
+        "ephemeral": Booleans(run.ephemeral for run in new),
+        "webhooks": Texts(run.webhook for run in new),
+        "priorities": Integers(run.priority for run in new),
+        "on_pending": Texts(run.on_pending for run in new),
+        "worker_ids": Uuids(arrival.worker_id for arrival in arrivals),
+        "new_threads": Jsonbs(None if run.new_thread is None else json_bytes(dict(run.new_thread)) for run in new),
+        "stamps": Jsonbs(json_bytes(run.stamp) for run in new),
+    }
+
+
 class Admissions:
-    """Lets runs in."""
+    """Lets runs in: in groups where the threads are quiet (`queries/quiet.sql`), one by one otherwise."""
 
     def __init__(self, database: Database, default_ttl: Ttl | None = None) -> None:
         self._database = database
         self._default_ttl = default_ttl
         self._sql = statements("runs")
+        self._quiet: Group[_Arrival, DictRow] = Group("admissions", self._admit_quiet)
 
-    @repeated
     async def admit(self, caller: Caller, new: NewRun, *, worker_id: UUID | None, key: Key | None = None) -> Admitted:
         """Take a run in.
 
@@ -109,10 +181,24 @@ class Admissions:
                 or a due time that somebody else took.
             Invalid: the key stands for another request.
         """
+        arrival = _Arrival(caller, new, worker_id)
+        in_doubt = key is None and arrival.is_simple
+        if in_doubt and (row := await self._quiet.join(new.thread_id, arrival, len(new.kwargs))) is not None:
+            return Admitted(arrival.claimed(row))
+        return await self._admit_alone(arrival, key, in_doubt=in_doubt)
+
+    @repeated
+    async def _admit_alone(self, arrival: _Arrival, key: Key | None, *, in_doubt: bool) -> Admitted:
+        """`in_doubt`: a group may have let it in, and the answer was lost."""
+        caller, new, worker_id = arrival.caller, arrival.new, arrival.worker_id
         async with self._database.transaction("api") as conn:
             if before := await _before(conn, caller, key, [new]):
                 return Admitted(before=before)
-            others = await self._admit(conn, caller, new)
+            thread = await self._locked_thread(conn, caller, new)
+            # Not before the lock: the group's commit may be under way still.
+            if in_doubt and await self._is_in(conn, new):
+                return Admitted(await queue.claimed_by(conn, worker_id, new.run_id) if worker_id else None)
+            others = await self._admit(conn, caller, new, thread)
             claimed = None
             if worker_id is not None and not new.after_seconds:
                 claimed = await queue.claim_this(conn, worker_id, new.run_id)
@@ -125,12 +211,27 @@ class Admissions:
             if before := await _before(conn, caller, key, new):
                 return before
             for run in new:
-                await self._admit(conn, caller, run)
+                await self._admit(conn, caller, run, await self._locked_thread(conn, caller, run))
         return None
 
-    async def _admit(self, conn: Connection, caller: Caller, new: NewRun) -> Cancelled:
+    async def _admit_quiet(self, arrivals: Sequence[_Arrival]) -> dict[UUID, DictRow]:
+        """Let in those whose threads are quiet; what the statement says of each, by its thread."""
+        ttl = self._default_ttl
+        params = _columns(arrivals) | {
+            "ttl_seconds": ttl.minutes * 60 if ttl else None,
+            "ttl_strategy": ttl.strategy if ttl else None,
+        }
+        async with self._database.connection("api") as conn:
+            rows = await (await conn.execute(statements("quiet")["admit"], params)).fetchall()
+        threads_of = {arrival.new.run_id: arrival.new.thread_id for arrival in arrivals}
+        return {threads_of[row["run_id"]]: row for row in rows}
+
+    async def _is_in(self, conn: Connection, new: NewRun) -> bool:
+        cursor = await conn.execute(self._sql["is_in"], {"run_id": new.run_id})
+        return await cursor.fetchone() is not None
+
+    async def _admit(self, conn: Connection, caller: Caller, new: NewRun, thread: DictRow) -> Cancelled:
         """Insert the run; what was cancelled for it."""
-        thread = await self._locked_thread(conn, caller, new)
         verify_status(thread["status"], new.thread_status)
         cursor = await conn.execute(self._sql["active"], {"thread_id": new.thread_id})
         runs_there = await cursor.fetchall()
@@ -158,8 +259,8 @@ class Admissions:
             await self._bind(conn, caller, new, new.answers)
         if held and not active:
             return others
-        stamp = {"graph_id": new.graph_id, "assistant_id": str(new.assistant_id)}
-        await conn.execute(statements("threads")["occupy"], {"thread_id": new.thread_id, "stamp": Jsonb(stamp)})
+        occupied = {"thread_id": new.thread_id, "stamp": Jsonb(new.stamp)}
+        await conn.execute(statements("threads")["occupy"], occupied)
         return others
 
     async def _locked_thread(self, conn: Connection, caller: Caller, new: NewRun) -> DictRow:

@@ -5,6 +5,8 @@ put as a pipeline of statements. This one keeps its tables and its reading code 
 
 * No lock: every call takes a connection of the pool for as long as its one statement runs.
 * One statement, so one round trip and one transaction: blobs and checkpoint (or all writes of a task) come as arrays.
+* What runs save at the same time is one statement and one transaction for all of them (`saves.py`). Alone goes what the
+  group did not take, what is large, what a state update saves, and writes that have to look at what was there before.
 * The fence is part of that statement. A run's fence is its fencing token; a state update's is the thread's edit
   token. The row is locked FOR SHARE, so a newer claim either waits for this write or is seen by it. No row:
   `FenceLost`, nothing saved.
@@ -21,10 +23,10 @@ there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Hashable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
 from langchain_core.runnables import RunnableConfig
@@ -42,10 +44,12 @@ from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from psycopg import AsyncCursor
 from psycopg.rows import DictRow
-from psycopg.types.json import Jsonb
 
+from holdfast.db.arrays import Blobs, Integers, Texts
 from holdfast.db.checkpointids import come_after
-from holdfast.db.pool import PERSISTENT_SECONDS, REPEAT_SECONDS, Database
+from holdfast.db.pool import PERSISTENT_SECONDS, REPEAT_SECONDS, Database, json_bytes
+from holdfast.db.saves import Blob, Row, Save, Saves, Write
+from holdfast.db.saves import Checkpoint as CheckpointRow
 from holdfast.db.serde import StateSerializer
 from holdfast.db.sql import statements
 from holdfast.errors import FenceLost, Unreadable
@@ -55,6 +59,9 @@ NULL_TASK_ID = "00000000-0000-0000-0000-000000000000"
 
 SAVE_RETRY_SECONDS = PERSISTENT_SECONDS
 """How long a save outlives a lost database before the run gives up."""
+
+BlobRow: TypeAlias = tuple[str, str, str, str, str, bytes | None]
+"""Thread, namespace, channel, version, type, bytes: as LangGraph's saver dumps them."""
 
 _MAX_INLINE_INT = 2**63
 _MAX_INLINE_FLOAT = 1e16
@@ -70,6 +77,34 @@ class Fence:
     token: int
 
 
+@dataclass(slots=True)
+class Progress:
+    """What a saver has done; its clones, which read other types (`with_allowlist`), share it."""
+
+    steps_saved: int = 0
+    """Supersteps of the graph and its subgraphs; inputs do not count."""
+    has_borrowed: bool = False
+    """Whether it wrote to a checkpoint that was there before it."""
+    sealed: bool = False
+    saving: int = 0
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    own_checkpoints: set[str] = field(default_factory=set)
+    written: set[tuple[str, str]] = field(default_factory=set)
+    """Tasks that have saved writes here, by checkpoint."""
+
+    def __post_init__(self) -> None:
+        self.idle.set()
+
+    def begin(self) -> None:
+        self.saving += 1
+        self.idle.clear()
+
+    def end(self) -> None:
+        self.saving -= 1
+        if not self.saving:
+            self.idle.set()
+
+
 class FencedSaver(AsyncPostgresSaver):
     """A saver for one run or one state update; `fence=None` reads only.
 
@@ -80,20 +115,17 @@ class FencedSaver(AsyncPostgresSaver):
         Unreadable: from every read, where a stored value cannot be had back; names channel and checkpoint.
     """
 
-    def __init__(self, database: Database, fence: Fence | None = None) -> None:
+    def __init__(self, database: Database, fence: Fence | None = None, saves: Saves | None = None) -> None:
+        """`saves`: a run's saves go with those of other runs."""
         super().__init__(database.pool, serde=StateSerializer())
         self._database = database
         self._fence = fence
-        self._own_checkpoints: set[str] = set()
+        self._saves = saves
         # A request can be sent again, a run cannot.
         self._patience = SAVE_RETRY_SECONDS if self._is_run else REPEAT_SECONDS
-        self._saving = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self.progress = Progress()
         self.graph_revision: str | None = None
         """The fingerprint of the graph that writes here, kept with every checkpoint."""
-        self.steps_saved = 0
-        """Supersteps of the graph and its subgraphs; inputs do not count."""
 
     async def seal(self) -> None:
         """Wait for what is being saved and refuse what comes later: this saver reads only from now on.
@@ -102,8 +134,8 @@ class FencedSaver(AsyncPostgresSaver):
         come between the state that is read at its end and the status that this state gives its thread.
         """
         await asyncio.sleep(0)
-        await self._idle.wait()
-        self._fence = None
+        await self.progress.idle.wait()
+        self.progress.sealed = True
 
     @asynccontextmanager
     async def _cursor(self, *, pipeline: bool = False) -> AsyncIterator[AsyncCursor[DictRow]]:
@@ -200,23 +232,19 @@ class FencedSaver(AsyncPostgresSaver):
             {channel: version for channel, version in new_versions.items() if channel in blobs},
         )
         # Before the save: the writes of the first tasks are under way at the same time.
-        self._own_checkpoints.add(checkpoint["id"])
-        await self._save(
-            "put",
+        self.progress.own_checkpoints.add(checkpoint["id"])
+        await self._save_checkpoint(
+            rows,
             {
                 "thread_id": configurable["thread_id"],
                 "checkpoint_ns": configurable["checkpoint_ns"],
                 "checkpoint_id": checkpoint["id"],
                 "parent_id": configurable.get("checkpoint_id"),
-                "channels": [row[2] for row in rows],
-                "versions": [row[3] for row in rows],
-                "types": [row[4] for row in rows],
-                "blobs": [row[5] for row in rows],
-                "checkpoint": Jsonb({**checkpoint, "channel_values": inline}),
-                "metadata": Jsonb(_plain(labels)),
+                "checkpoint": json_bytes({**checkpoint, "channel_values": inline}),
+                "metadata": json_bytes(_plain(labels)),
             },
         )
-        self.steps_saved += metadata.get("source") == "loop"
+        self.progress.steps_saved += metadata.get("source") == "loop"
         return {
             "configurable": {
                 "thread_id": configurable["thread_id"],
@@ -246,50 +274,82 @@ class FencedSaver(AsyncPostgresSaver):
         )
         # A task that asked several questions repeats its answers for each of them, all in one place; the last count.
         rows = list({row[5]: row for row in dumped}.values())
-        await self._save(
-            "put_writes",
-            {
-                "thread_id": configurable["thread_id"],
-                "checkpoint_ns": configurable["checkpoint_ns"],
-                "checkpoint_id": configurable["checkpoint_id"],
-                "task_id": task_id,
-                "task_path": task_path,
-                "idxs": [row[5] for row in rows],
-                "channels": [row[6] for row in rows],
-                "types": [row[7] for row in rows],
-                "blobs": [row[8] for row in rows],
-                # Special writes (an interrupt, a resume) have negative places and stay beside the regular ones.
-                "length": len(writes) if regular else 2**31 - 1,
-                "is_command": task_id == NULL_TASK_ID and bool(regular) and self._is_run,
-                "is_borrowed": self._is_run and configurable["checkpoint_id"] not in self._own_checkpoints,
-            },
-        )
+        is_borrowed = self._is_run and configurable["checkpoint_id"] not in self.progress.own_checkpoints
+        is_command = task_id == NULL_TASK_ID and bool(regular) and self._is_run
+        task = (configurable["checkpoint_id"], task_id)
+        is_first = task not in self.progress.written and not is_borrowed and not is_command
+        self.progress.written.add(task)
+        self.progress.has_borrowed |= is_borrowed
+        with self._under_way() as fence:
+            if is_first and await self._saved_in_group(fence, task, [Write(fence.token, *row) for row in rows]):
+                return
+            await self._save(
+                fence,
+                "put_writes",
+                {
+                    "thread_id": configurable["thread_id"],
+                    "checkpoint_ns": configurable["checkpoint_ns"],
+                    "checkpoint_id": configurable["checkpoint_id"],
+                    "task_id": task_id,
+                    "task_path": task_path,
+                    "idxs": Integers(row[5] for row in rows),
+                    "channels": Texts(row[6] for row in rows),
+                    "types": Texts(row[7] for row in rows),
+                    "blobs": Blobs(row[8] for row in rows),
+                    # Special writes (an interrupt, a resume) have negative places and stay beside the regular ones.
+                    "length": len(writes) if regular else 2**31 - 1,
+                    "is_command": is_command,
+                    "is_borrowed": is_borrowed,
+                },
+            )
 
     @property
     def _is_run(self) -> bool:
         return self._fence is not None and self._fence.kind == "run"
 
-    async def _save(self, verb: str, params: dict[str, Any]) -> None:
-        if self._fence is None:
-            raise FenceLost("this saver was opened for reading")
-        query = _fenced(verb, self._fence.kind)
-        params |= {"fence_id": self._fence.id, "fence_token": self._fence.token}
+    async def _save_checkpoint(self, blobs: Sequence[BlobRow], params: dict[str, Any]) -> None:
+        with self._under_way() as fence:
+            whole = CheckpointRow(fence.token, *params.values())
+            rows: list[Row] = [whole, *(Blob(fence.token, *blob) for blob in blobs)]
+            if await self._saved_in_group(fence, whole.checkpoint_id, rows):
+                return
+            columns = {
+                "checkpoint": whole.checkpoint.decode(),
+                "metadata": whole.metadata.decode(),
+                "channels": Texts(blob[2] for blob in blobs),
+                "versions": Texts(blob[3] for blob in blobs),
+                "types": Texts(blob[4] for blob in blobs),
+                "blobs": Blobs(blob[5] for blob in blobs),
+            }
+            await self._save(fence, "put", params | columns)
+
+    async def _saved_in_group(self, fence: Fence, what: Hashable, rows: Sequence[Row]) -> bool:
+        if self._saves is None or fence.kind != "run":
+            return False
+        return await self._saves.saved(Save(fence.id, fence.token, (fence.token, what), rows))
+
+    async def _save(self, fence: Fence, verb: str, params: dict[str, Any]) -> None:
+        query = _fenced(verb, fence.kind)
+        params |= {"fence_id": fence.id, "fence_token": fence.token}
 
         async def write() -> int:
             async with self._database.connection("worker") as conn:
                 row = await (await conn.execute(query, params)).fetchone()
                 return int(row["saved"]) if row else 0
 
-        self._saving += 1
-        self._idle.clear()
+        if not await self._database.retrying(write, for_seconds=self._patience):
+            raise FenceLost(f"{fence.kind} {fence.id}: token {fence.token} is no longer valid")
+
+    @contextmanager
+    def _under_way(self) -> Iterator[Fence]:
+        """Something is being saved: whoever seals waits for it."""
+        if self._fence is None or self.progress.sealed:
+            raise FenceLost("this saver was opened for reading")
+        self.progress.begin()
         try:
-            saved = await self._database.retrying(write, for_seconds=self._patience)
+            yield self._fence
         finally:
-            self._saving -= 1
-            if not self._saving:
-                self._idle.set()
-        if not saved:
-            raise FenceLost(f"{self._fence.kind} {self._fence.id}: token {self._fence.token} is no longer valid")
+            self.progress.end()
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import set_json_dumps, set_json_loads
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
-from holdfast.db import commits
+from holdfast.db import arrays, commits
 from holdfast.errors import DatabaseError, DatabaseUnavailable, OutcomeUnknown, Unsaveable
 
 Lane = Literal["api", "worker"]
@@ -263,7 +263,8 @@ class _JsonBytes(Loader):
         return bytes(data)
 
 
-def _json(value: Any) -> bytes:
+def json_bytes(value: Any) -> bytes:
+    """A JSON value as Postgres is sent it."""
     try:
         return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
     except orjson.JSONEncodeError:
@@ -277,6 +278,7 @@ async def _configure_session(conn: AsyncConnection[Any]) -> None:
 
 
 async def _configure(conn: AsyncConnection[Any]) -> None:
-    set_json_dumps(_json, conn)
+    set_json_dumps(json_bytes, conn)
     set_json_loads(orjson.loads, conn)
     conn.adapters.register_loader("json", _JsonBytes)
+    arrays.register(conn.adapters)

@@ -59,6 +59,10 @@ class Claimed:
     created_at: Any = None
     asks: bool = False
     """Whether its thread asked something when it was claimed."""
+    value_digests: bytes = b""
+    """Of the thread's values (`values.py`), which nobody else changes while the run is at work."""
+    thread_version: str = ""
+    """Of the thread's row when the run was claimed; every admission gives it another one."""
 
     @property
     def fence(self) -> Fence:
@@ -186,4 +190,11 @@ async def claim_this(conn: Connection, worker_id: UUID, run_id: UUID) -> Claimed
     """Claim this run, if it is due and nothing of its thread is before it."""
     params = {"worker_id": worker_id, "run_id": run_id}
     row = await (await conn.execute(statements("queue")["claim_this"], params)).fetchone()
+    return None if row is None else Claimed(**row)
+
+
+async def claimed_by(conn: Connection, worker_id: UUID, run_id: UUID) -> Claimed | None:
+    """The run as this worker has claimed it, if it has."""
+    params = {"worker_id": worker_id, "run_id": run_id}
+    row = await (await conn.execute(statements("queue")["claimed_by"], params)).fetchone()
     return None if row is None else Claimed(**row)

@@ -16,28 +16,22 @@ from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from holdfast.db import approvals, cancelling, threads, webhooks
+from holdfast.db.arrays import Bigints, Blobs, Booleans, Column, Integers, Jsons, Texts, Uuids
 from holdfast.db.cancelling import CancelAction, Cancelled
 from holdfast.db.checkpoints import SAVE_RETRY_SECONDS
 from holdfast.db.erasing import erase_or_leave
+from holdfast.db.groups import Group
 from holdfast.db.pool import Connection, Database, repeated
 from holdfast.db.queue import Claimed
+from holdfast.db.saves import Block, Save, Saves
 from holdfast.db.scope import scoped
 from holdfast.db.sql import statements
+from holdfast.db.values import since
 from holdfast.errors import Conflict, FenceLost, Missing
 from holdfast.rules.approval import Policies
 from holdfast.rules.caller import Caller
 from holdfast.rules.command import Questions
 from holdfast.rules.run import RunStatus
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A piece of a run's event log; numbers count frames, from 1."""
-
-    first_seq: int
-    last_seq: int
-    first_in_run: int
-    frames: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +56,8 @@ class RunEnd:
     """The run did nothing, and its thread rests as it did before."""
     unread: frozenset[str] = frozenset()
     """The questions that it was to answer and found gone."""
+    is_plain: bool = False
+    """It answered nothing and wrote nothing but what is its own, in a first attempt."""
 
     @property
     def keeps_thread(self) -> bool:
@@ -71,8 +67,10 @@ class RunEnd:
 class Runs:
     """The repository of runs. What a client may ask takes the caller; what a worker does takes its claim."""
 
-    def __init__(self, database: Database, policies: Policies | None = None) -> None:
+    def __init__(self, database: Database, policies: Policies | None = None, saves: Saves | None = None) -> None:
         self._database = database
+        self._saves = saves or Saves(database)
+        self._quiet: Group[tuple[Claimed, RunEnd], bool] = Group("ends", self._end_quiet)
         self._policies = policies or Policies()
         self._sql = statements("runs")
 
@@ -82,7 +80,10 @@ class Runs:
         Raises:
             FenceLost: a newer claim exists.
         """
-        params = {"run_id": run.run_id, "thread_id": run.thread_id, "token": run.fencing_token, **asdict(block)}
+        key = (run.fencing_token, block.last_seq)
+        if await self._saves.saved(Save(run.run_id, run.fencing_token, key, [block])):
+            return
+        params = {"run_id": run.run_id, "thread_id": run.thread_id, **asdict(block)}
 
         async def append() -> DictRow | None:
             async with self._database.connection("worker") as conn:
@@ -98,6 +99,8 @@ class Runs:
         Raises:
             FenceLost: a newer claim exists; nothing was written.
         """
+        if _is_simple(run, end) and await self._quiet.join(run.run_id, (run, end)):
+            return
         await self._database.retrying(lambda: self._end(run, end), for_seconds=SAVE_RETRY_SECONDS)
 
     async def cancel(self, caller: Caller, thread_id: UUID, run_id: UUID, action: CancelAction) -> bool:
@@ -221,6 +224,12 @@ class Runs:
         await self.get(caller, thread_id, run_id)
         raise Conflict("Run is still active: cancel it before deleting it.")
 
+    async def _end_quiet(self, ends: Sequence[tuple[Claimed, RunEnd]]) -> dict[UUID, bool]:
+        """End those whose threads are quiet."""
+        async with self._database.connection("worker") as conn:
+            rows = await (await conn.execute(statements("quiet")["end"], _columns(ends))).fetchall()
+        return {row["run_id"]: True for row in rows}
+
     async def _end(self, run: Claimed, end: RunEnd) -> None:
         thread = {"thread_id": run.thread_id}
         mine = {"run_id": run.run_id, "token": run.fencing_token, "status": end.status}
@@ -286,6 +295,43 @@ class Runs:
 
     async def _all(self, conn: Connection, verb: str, params: Mapping[str, Any]) -> list[DictRow]:
         return await (await conn.execute(self._sql[verb], params)).fetchall()
+
+
+def _is_simple(run: Claimed, end: RunEnd) -> bool:
+    """Whether the end changes nothing but the run and its thread, if that is quiet."""
+    outcome = end.outcome
+    if outcome is None or outcome.interrupts or outcome.unfinished or outcome.error or end.error:
+        return False
+    return end.is_plain and not (run.asks or run.webhook or end.rollback or end.apart)
+
+
+def _columns(ends: Sequence[tuple[Claimed, RunEnd]]) -> dict[str, Column]:
+    """The ends as `quiet.sql: end` takes them."""
+    blocks = [_last_block(run, end) for run, end in ends]
+    changed = [since(run.value_digests, end.outcome.values) for run, end in ends if end.outcome is not None]
+    put = [(run.run_id, *new) for (run, _), (found, _) in zip(ends, changed, strict=True) for new in found.put]
+    gone = [(run.run_id, *old) for (run, _), (found, _) in zip(ends, changed, strict=True) for old in found.drop]
+    return {
+        "run_ids": Uuids(run.run_id for run, _ in ends),
+        "tokens": Bigints(run.fencing_token for run, _ in ends),
+        "versions": Texts(run.thread_version for run, _ in ends),
+        "checkpoint_ids": Texts(end.outcome and end.outcome.checkpoint_id for _, end in ends),
+        "digests": Blobs(digests for _, digests in changed),
+        "hides": Booleans(run.ephemeral for run, _ in ends),
+        "tells": Booleans(block["tells"] for block in blocks),
+        "logs": Booleans(block["log_of"] is not None for block in blocks),
+        "last_used": Bigints(block["last_seq"] for block in blocks),
+        "first_seqs": Bigints(block["first_seq"] for block in blocks),
+        "first_in_run": Bigints(block["first_in_run"] for block in blocks),
+        "frames": Blobs(block["frames"] for block in blocks),
+        "put_run_ids": Uuids(run_id for run_id, _, _, _ in put),
+        "put_channels": Texts(channel for _, channel, _, _ in put),
+        "put_idxs": Integers(place for _, _, place, _ in put),
+        "put_values": Jsons(value for _, _, _, value in put),
+        "drop_run_ids": Uuids(run_id for run_id, _, _ in gone),
+        "drop_channels": Texts(channel for _, channel, _ in gone),
+        "drop_idxs": Integers(place for _, _, place in gone),
+    }
 
 
 def _last_block(run: Claimed, end: RunEnd) -> dict[str, Any]:

@@ -20,4 +20,9 @@ def statements(stem: str) -> dict[str, str]:
     text = resources.files("holdfast.db").joinpath("queries", f"{stem}.sql").read_text("utf-8")
     parts = _NAME.split(text)[1:]
     named = {name: body.strip() for name, body in zip(parts[::2], parts[1::2], strict=True)}
-    return {name: _PART.sub(lambda part: named[part[1]], body) + "\n" for name, body in named.items()}
+    return {name: _whole(body, named) + "\n" for name, body in named.items()}
+
+
+def _whole(body: str, named: dict[str, str]) -> str:
+    """The statement with its parts, and theirs."""
+    return _PART.sub(lambda part: _whole(named[part[1]], named), body)

@@ -66,11 +66,17 @@ def changes(known: Mapping[str, Column], values: Values) -> tuple[Changes, dict[
     return found, columns
 
 
+def since(digests: bytes, values: Values) -> tuple[Changes, bytes]:
+    """The difference between what packed digests say and `values`, and the packed digests to store next."""
+    found, columns = changes(unpack(digests), values)
+    return found, pack(columns)
+
+
 async def store(conn: Connection, thread_id: object, values: Values) -> bytes:
     """Write what changed; returns the packed digests for the thread row. Part of the caller's transaction."""
     sql = statements("threads")
     row: DictRow | None = await (await conn.execute(sql["digests"], {"thread_id": thread_id})).fetchone()
-    found, columns = changes(unpack(row["value_digests"]) if row else {}, values)
+    found, digests = since(row["value_digests"] if row else b"", values)
     if found.drop:
         await conn.execute(
             sql["drop_values"],
@@ -90,7 +96,7 @@ async def store(conn: Connection, thread_id: object, values: Values) -> bytes:
                 "values": [value.decode() for _, _, value in found.put],
             },
         )
-    return pack(columns)
+    return digests
 
 
 def pack(columns: Mapping[str, Column]) -> bytes:

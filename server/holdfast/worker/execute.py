@@ -36,6 +36,7 @@ from holdfast.db.pool import Database
 from holdfast.db.queue import Claimed, Queue
 from holdfast.db.revisions import Revisions
 from holdfast.db.runs import RunEnd, Runs
+from holdfast.db.saves import Saves
 from holdfast.db.threads import Outcome
 from holdfast.db.trees import Stores
 from holdfast.errors import Conflict, DatabaseError, DatabaseUnavailable, FenceLost, GraphChanged, Unsaveable
@@ -71,6 +72,7 @@ class Workshop:
     graphs: Graphs
     stores: Stores
     revisions: Revisions
+    saves: Saves
     crash_budget: int
     run_timeout: float
     repairs: bool = True
@@ -95,7 +97,7 @@ class Execution:
         self._reason: StopReason | None = StopReason(run.cancel) if run.cancel else None
         self._graph_task: asyncio.Task[Outcome] | None = None
         self._modes = Modes(self._kwargs.stream_mode, subgraphs=self._kwargs.subgraphs)
-        self._saver = FencedSaver(shop.database, run.fence)
+        self._saver = FencedSaver(shop.database, run.fence, shop.saves)
         self._beginning = Beginning(run, self._kwargs, shop.revisions, repairs=shop.repairs)
         self._last_checkpoint: Mapping[str, Any] | None = None
         self._journal = Journal(
@@ -234,6 +236,7 @@ class Execution:
             keep_interrupted=keep,
             values=values,
             unread=unread,
+            is_plain=self.claim.attempt == 1 and self._kwargs.command is None and not self._saver.progress.has_borrowed,
         )
 
     def _tell(self) -> None:
@@ -274,7 +277,7 @@ class Execution:
             if dispatch is not Dispatch.SETTLE:
                 async for event, data in self._stream(graph, given, config):
                     self._journal.emit(event, codec.dumps(data))
-                    if self._saver.steps_saved and time.monotonic() > self._alone_until:
+                    if self._saver.progress.steps_saved and time.monotonic() > self._alone_until:
                         self.drain()
                     await self._journal.room()
             # A graph that ran through has just shown its last state; one that stopped is read with what it asks.

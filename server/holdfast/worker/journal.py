@@ -15,7 +15,8 @@ from collections.abc import Callable
 
 from holdfast.db.events import ATTEMPT_GAP, EventLog
 from holdfast.db.queue import Claimed
-from holdfast.db.runs import Block, Runs
+from holdfast.db.runs import Runs
+from holdfast.db.saves import Block
 from holdfast.errors import HoldfastError
 from holdfast.wire import sse
 
@@ -112,7 +113,8 @@ class Journal:
         if not self._buffer:
             return None
         frames, self._buffer, self._buffered = self._buffer, [], 0
-        block = Block(self._block_starts, self._block_starts + len(frames) - 1, self._in_run, b"".join(frames))
+        token, last = self._run.fencing_token, self._block_starts + len(frames) - 1
+        block = Block(token, self._block_starts, last, self._in_run, b"".join(frames))
         self._block_starts += len(frames)
         self._in_run += len(frames)
         return block

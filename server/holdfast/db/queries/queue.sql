@@ -27,10 +27,15 @@ claimed AS (
     WHERE r.run_id = next.run_id AND r.status = 'pending'
     RETURNING r.*
 )
+%%as_claimed%%
+
+-- name: as_claimed
+-- Part of whatever gives a claim: the runs `claimed` as their worker knows them.
 SELECT c.run_id, c.thread_id, c.owner, c.assistant_id, c.graph_id, c.metadata, c.kwargs, c.resumable, c.logged,
        c.ephemeral, c.attempt, c.crashes, c.command_saved, c.fencing_token, c.cancel, c.created_at, c.webhook,
        t.interrupts <> '{}' AS asks,
        t.unfinished OR t.error IS NOT NULL AS torn,
+       t.value_digests, t.xmin::text AS thread_version,
        (SELECT newest.metadata ->> 'graph_revision'
         FROM checkpoints newest
         WHERE newest.thread_id = t.thread_id::text AND newest.checkpoint_ns = ''
@@ -65,6 +70,13 @@ WITH next AS (
     WHERE r.run_id = %(run_id)s AND %%may_start%%
     FOR UPDATE SKIP LOCKED
 ), %%take%%
+
+-- name: claimed_by
+-- A claim whose answer was lost.
+WITH claimed AS (
+    SELECT * FROM holdfast.runs WHERE run_id = %(run_id)s AND worker_id = %(worker_id)s AND status = 'running'
+)
+%%as_claimed%%
 
 -- name: turns
 -- Whose runs wait, in a circle that begins behind one owner, and how many they have running: hops through the index from

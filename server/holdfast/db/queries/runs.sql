@@ -19,6 +19,9 @@ VALUES (
     %(on_pending)s, %(held)s)
 ON CONFLICT (run_id) DO NOTHING
 
+-- name: is_in
+SELECT FROM holdfast.runs WHERE run_id = %(run_id)s
+
 -- name: bind_answers
 INSERT INTO holdfast.answers (thread_id, interrupt_id, run_id, checkpoint_id)
 SELECT %(thread_id)s, interrupt_id, %(run_id)s, %(checkpoint_id)s
