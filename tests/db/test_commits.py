@@ -99,7 +99,9 @@ async def test_a_commit_whose_answer_is_lost_has_happened_and_is_not_repeated(cl
 
 
 @pytest.mark.parametrize(
-    ("what", "given"), [(b"thread_version", {}), (b"COMMIT\x00", {"thread_status": ["idle"]})], ids=["in a group", "alone"]
+    ("what", "given"),
+    [(b"thread_version", {}), (b"COMMIT\x00", {"thread_status": ["idle"]})],
+    ids=["in a group", "alone"],
 )
 async def test_a_run_whose_admission_was_not_answered_is_claimed_once(
     clean_url: str, what: bytes, given: dict[str, Any]

@@ -221,7 +221,7 @@ class Admissions:
             "ttl_seconds": ttl.minutes * 60 if ttl else None,
             "ttl_strategy": ttl.strategy if ttl else None,
         }
-        async with self._database.connection("api") as conn:
+        async with self._database.connection("group") as conn:
             rows = await (await conn.execute(statements("quiet")["admit"], params)).fetchall()
         threads_of = {arrival.new.run_id: arrival.new.thread_id for arrival in arrivals}
         return {threads_of[row["run_id"]]: row for row in rows}

@@ -1,8 +1,8 @@
 """The bell: processes wake each other through LISTEN/NOTIFY.
 
 A ring says "look", never "this happened": every listener looks into the tables, and polls slowly in case a ring was
-lost. Rings of one process are gathered while the previous NOTIFY is under way and go out as one, outside of all
-transactions (NOTIFY serialises the commits that contain it). Behind a transaction pooler there is no LISTEN; then
+lost. Rings of one process are gathered for a moment and go out as one, outside of all transactions (NOTIFY serialises
+the commits that contain it). Behind a transaction pooler there is no LISTEN; then
 polling is all there is.
 """
 
@@ -33,6 +33,7 @@ MAX_PAYLOAD = 7900
 RECONNECT_SECONDS = 0.2
 LISTENING_POLL_SECONDS = 5.0
 DEAF_POLL_SECONDS = 0.25
+GATHER_SECONDS = 0.005
 
 
 class Bell:
@@ -103,6 +104,7 @@ class Bell:
 
     async def _send(self) -> None:
         while self._waiting:
+            await asyncio.sleep(GATHER_SECONDS)
             payload = self._take()
             try:
                 async with self._database.connection("worker") as conn:

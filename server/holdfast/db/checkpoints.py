@@ -115,12 +115,20 @@ class FencedSaver(AsyncPostgresSaver):
         Unreadable: from every read, where a stored value cannot be had back; names channel and checkpoint.
     """
 
-    def __init__(self, database: Database, fence: Fence | None = None, saves: Saves | None = None) -> None:
-        """`saves`: a run's saves go with those of other runs."""
+    def __init__(
+        self,
+        database: Database,
+        fence: Fence | None = None,
+        saves: Saves | None = None,
+        *,
+        new_thread: UUID | None = None,
+    ) -> None:
+        """`saves`: commits a run's saves with those of others. `new_thread` has no checkpoint but what is saved here."""
         super().__init__(database.pool, serde=StateSerializer())
         self._database = database
         self._fence = fence
         self._saves = saves
+        self._new_thread = None if new_thread is None else str(new_thread)
         # A request can be sent again, a run cannot.
         self._patience = SAVE_RETRY_SECONDS if self._is_run else REPEAT_SECONDS
         self.progress = Progress()
@@ -145,6 +153,8 @@ class FencedSaver(AsyncPostgresSaver):
             yield cursor
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        if config["configurable"]["thread_id"] == self._new_thread and not self.progress.own_checkpoints:
+            return None
         read = super().aget_tuple
         found = await self._database.retrying(lambda: read(config), for_seconds=self._patience)
         if found is not None and self._fence is not None:

@@ -1,7 +1,8 @@
-"""One pool, two lanes, and the translation of driver errors.
+"""Connections in lanes, and the translation of driver errors.
 
 The pool is shared, but requests (`api`) may hold only part of it: however many clients wait, a worker's saves and
-finishes (`worker`) always find a connection. Heartbeats do not come here at all (see `liveness.py`).
+finishes (`worker`) always find a connection. Group commits (`groups.py`) have a few connections of their own, which
+know their statements. Heartbeats do not come here at all (see `liveness.py`).
 
 `psycopg_pool`'s `check=` is not used: it costs a round trip, and after a failover it lets a lone caller wait for its
 whole timeout. Instead a connection whose server hung up is known by its socket and passed over, and what fails on one
@@ -32,13 +33,18 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRe
 from holdfast.db import arrays, commits
 from holdfast.errors import DatabaseError, DatabaseUnavailable, OutcomeUnknown, Unsaveable
 
-Lane = Literal["api", "worker"]
+Lane = Literal["api", "worker", "group"]
 Connection = AsyncConnection[DictRow]
+Pool = AsyncConnectionPool[Connection]
+Configure = Callable[[AsyncConnection[Any]], Awaitable[None]]
 T = TypeVar("T")
 P = ParamSpec("P")
 
 WORKER_RESERVE = 4
 """Connections that requests can never take."""
+
+GROUP_CONNECTIONS = 3
+"""One for each kind of group, as a group commits one at a time."""
 
 ACQUIRE_SECONDS = 10.0
 """How long a call waits for a connection before it is answered with DatabaseUnavailable."""
@@ -74,23 +80,11 @@ class Database:
     """A pool of connections to one Postgres; rows come as dicts, connections are in autocommit mode."""
 
     def __init__(self, url: str, *, size: int, transaction_pooler: bool = False) -> None:
-        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
-            url,
-            min_size=min(2, size),
-            max_size=size,
-            open=False,
-            timeout=ACQUIRE_SECONDS,
-            # No pause that grows: callers ask again all the time, and each has a new connection made.
-            reconnect_timeout=0.0,
-            configure=_configure if transaction_pooler else _configure_session,
-            kwargs={
-                "autocommit": True,
-                "row_factory": dict_row,
-                "prepare_threshold": None if transaction_pooler else 3,
-                "application_name": "holdfast",
-                **SILENCE,
-            },
-        )
+        configure = _configure if transaction_pooler else _configure_session
+        self._pool = _pool(url, size, configure, threshold=None if transaction_pooler else 3)
+        self._groups = self._pool
+        if not transaction_pooler:
+            self._groups = _pool(url, GROUP_CONNECTIONS, _configure_groups, threshold=0)
         self._api_lane = asyncio.Semaphore(max(1, size - WORKER_RESERVE))
 
     @property
@@ -101,47 +95,24 @@ class Database:
     async def open(self) -> None:
         """Open the pool and wait for its first connection."""
         await self._pool.open(wait=False)
+        if self._groups is not self._pool:
+            await self._groups.open(wait=False)
         async with self.connection("worker") as conn:
             await conn.execute("SELECT 1")
 
     async def close(self) -> None:
         await self._pool.close()
+        await self._groups.close()
 
     @asynccontextmanager
     async def connection(self, lane: Lane) -> AsyncIterator[Connection]:
         """A connection for one short piece of work. Driver errors leave as ours."""
-        if lane == "worker":
-            async with self._borrowed() as conn:
+        if lane == "api":
+            async with self._api_lane, _borrowed(self._pool) as conn:
                 yield conn
             return
-        async with self._api_lane, self._borrowed() as conn:
+        async with _borrowed(self._groups if lane == "group" else self._pool) as conn:
             yield conn
-
-    @asynccontextmanager
-    async def _borrowed(self) -> AsyncIterator[Connection]:
-        with translated():
-            conn = await self._usable()
-            try:
-                async with conn:
-                    yield conn
-            finally:
-                await self._pool.putconn(conn)
-
-    async def _usable(self) -> Connection:
-        """A connection of the pool whose server has not hung up."""
-        deadline = time.monotonic() + ACQUIRE_SECONDS
-        while True:
-            left = deadline - time.monotonic()
-            try:
-                conn = await self._pool.getconn(timeout=min(left, AGAIN_SECONDS))
-            except PoolTimeout:
-                if left <= AGAIN_SECONDS:
-                    raise
-                continue
-            if not _hung_up(conn):
-                return conn
-            await conn.close()
-            await self._pool.putconn(conn)
 
     @asynccontextmanager
     async def transaction(self, lane: Lane) -> AsyncIterator[Connection]:
@@ -196,6 +167,54 @@ class Database:
                     raise
                 await asyncio.sleep(pause * (0.5 + random.random()))  # noqa: S311 - jitter
                 pause = min(pause * 2, 1.0)
+
+
+def _pool(url: str, size: int, configure: Configure, *, threshold: int | None) -> Pool:
+    return AsyncConnectionPool(
+        url,
+        min_size=min(2, size),
+        max_size=size,
+        open=False,
+        timeout=ACQUIRE_SECONDS,
+        # No pause that grows: callers ask again all the time, and each has a new connection made.
+        reconnect_timeout=0.0,
+        configure=configure,
+        kwargs={
+            "autocommit": True,
+            "row_factory": dict_row,
+            "prepare_threshold": threshold,
+            "application_name": "holdfast",
+            **SILENCE,
+        },
+    )
+
+
+@asynccontextmanager
+async def _borrowed(pool: Pool) -> AsyncIterator[Connection]:
+    with translated():
+        conn = await _usable(pool)
+        try:
+            async with conn:
+                yield conn
+        finally:
+            await pool.putconn(conn)
+
+
+async def _usable(pool: Pool) -> Connection:
+    """A connection of the pool whose server has not hung up."""
+    deadline = time.monotonic() + ACQUIRE_SECONDS
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            conn = await pool.getconn(timeout=min(left, AGAIN_SECONDS))
+        except PoolTimeout:
+            if left <= AGAIN_SECONDS:
+                raise
+            continue
+        if not _hung_up(conn):
+            return conn
+        await conn.close()
+        await pool.putconn(conn)
 
 
 class _Repository(Protocol):
@@ -275,6 +294,17 @@ def json_bytes(value: Any) -> bytes:
 async def _configure_session(conn: AsyncConnection[Any]) -> None:
     await _configure(conn)
     await conn.execute(f"SET idle_in_transaction_session_timeout = '{FROZEN_SECONDS}s'")
+
+
+async def _configure_groups(conn: AsyncConnection[Any]) -> None:
+    await _configure_session(conn)
+    # Their statements look rows up by their keys: one plan is good for all, and takes longer to make than to carry out.
+    # It may be made before anybody knows how large the tables are.
+    await conn.execute(
+        "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_bitmapscan = off;"
+        " SET enable_hashjoin = off; SET enable_mergejoin = off",
+        prepare=False,
+    )
 
 
 async def _configure(conn: AsyncConnection[Any]) -> None:

@@ -59,6 +59,8 @@ class Claimed:
     created_at: Any = None
     asks: bool = False
     """Whether its thread asked something when it was claimed."""
+    is_new: bool = False
+    """Whether its thread is known to have no checkpoint."""
     value_digests: bytes = b""
     """Of the thread's values (`values.py`), which nobody else changes while the run is at work."""
     thread_version: str = ""

@@ -93,15 +93,18 @@ class Runs:
         if await self._database.retrying(append, for_seconds=SAVE_RETRY_SECONDS) is None:
             raise FenceLost(f"run {run.run_id}: event block refused")
 
-    async def end(self, run: Claimed, end: RunEnd) -> None:
+    async def end(self, run: Claimed, end: RunEnd) -> bool:
         """Finish a run: last block, status, thread status, values and interrupts in one fenced transaction.
+
+        True: nothing else waits on its thread. False: that is not known.
 
         Raises:
             FenceLost: a newer claim exists; nothing was written.
         """
         if _is_simple(run, end) and await self._quiet.join(run.run_id, (run, end)):
-            return
+            return True
         await self._database.retrying(lambda: self._end(run, end), for_seconds=SAVE_RETRY_SECONDS)
+        return False
 
     async def cancel(self, caller: Caller, thread_id: UUID, run_id: UUID, action: CancelAction) -> bool:
         """Cancel a run; True if a worker has to be told, False if it never started and is over now.
@@ -226,7 +229,7 @@ class Runs:
 
     async def _end_quiet(self, ends: Sequence[tuple[Claimed, RunEnd]]) -> dict[UUID, bool]:
         """End those whose threads are quiet."""
-        async with self._database.connection("worker") as conn:
+        async with self._database.connection("group") as conn:
             rows = await (await conn.execute(statements("quiet")["end"], _columns(ends))).fetchall()
         return {row["run_id"]: True for row in rows}
 
@@ -313,6 +316,7 @@ def _columns(ends: Sequence[tuple[Claimed, RunEnd]]) -> dict[str, Column]:
     gone = [(run.run_id, *old) for (run, _), (found, _) in zip(ends, changed, strict=True) for old in found.drop]
     return {
         "run_ids": Uuids(run.run_id for run, _ in ends),
+        "thread_ids": Uuids(run.thread_id for run, _ in ends),
         "tokens": Bigints(run.fencing_token for run, _ in ends),
         "versions": Texts(run.thread_version for run, _ in ends),
         "checkpoint_ids": Texts(end.outcome and end.outcome.checkpoint_id for _, end in ends),

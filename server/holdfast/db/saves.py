@@ -147,6 +147,6 @@ class Saves:
             for row in save.rows:
                 rows[type(row)].append(row)
         params |= {name: column(map(get, rows[kind])) for kind, name, get, column in _COLUMNS}
-        async with self._database.connection("worker") as conn:
+        async with self._database.connection("group") as conn:
             held = {row["token"] for row in await (await conn.execute(self._sql, params)).fetchall()}
         return {save.key: True for save in saves if save.token in held}

@@ -97,9 +97,12 @@ class Execution:
         self._reason: StopReason | None = StopReason(run.cancel) if run.cancel else None
         self._graph_task: asyncio.Task[Outcome] | None = None
         self._modes = Modes(self._kwargs.stream_mode, subgraphs=self._kwargs.subgraphs)
-        self._saver = FencedSaver(shop.database, run.fence, shop.saves)
+        new_thread = run.thread_id if run.is_new else None
+        self._saver = FencedSaver(shop.database, run.fence, shop.saves, new_thread=new_thread)
         self._beginning = Beginning(run, self._kwargs, shop.revisions, repairs=shop.repairs)
         self._last_checkpoint: Mapping[str, Any] | None = None
+        self.left_quiet = False
+        """Whether it has ended, and is known to leave nothing behind that could start now."""
         self._journal = Journal(
             run,
             runs=shop.runs,
@@ -146,7 +149,7 @@ class Execution:
     async def _recorded(self, end: RunEnd) -> RunEnd:
         """Record the end; a state that the thread row cannot hold costs the run its result, not the thread its life."""
         try:
-            await self._shop.runs.end(self.claim, end)
+            self.left_quiet = await self._shop.runs.end(self.claim, end)
         except Unsaveable as unsaveable:
             logger.warning("run %s: its final state cannot be kept", self.claim.run_id, exc_info=unsaveable)
             error = {"error": "Unsaveable", "message": f"The final state cannot be stored: {unsaveable}"}

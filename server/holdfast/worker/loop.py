@@ -215,7 +215,8 @@ class Worker:
             del self._tasks[claim.run_id]
         if not self._executions:
             self._idle.set()
-        self._wake.set()
+        if self._answered < self._calls or not execution.left_quiet:
+            self._wake.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("run %s: the execution itself failed", claim.run_id, exc_info=error)
 

@@ -5,6 +5,9 @@
 -- A statement sees what was committed before it began, and a row that it locks as it is then. So the row has to tell what
 -- the statement may have missed: a run is let in only where the locked row still is not busy, and ended only where it is
 -- the very version (xmin) that its claim saw, since every admission writes the row.
+--
+-- One plan serves all groups, made before the tables have statistics; so rows are looked up one by one, by their keys, and
+-- everything else is asked of the row that was locked.
 
 -- name: admit
 WITH new AS (
@@ -24,14 +27,15 @@ WITH new AS (
     ON CONFLICT (thread_id) DO NOTHING
     RETURNING thread_id
 ), quiet AS (
-    SELECT new.run_id, new.stamp, t.thread_id, t.event_seq, t.checkpoint_id, t.value_digests, t.error IS NOT NULL AS torn
+    SELECT new.run_id, new.stamp, t.thread_id, t.event_seq, t.checkpoint_id, t.value_digests,
+           t.error IS NOT NULL AS torn
     FROM new
-    JOIN holdfast.threads t USING (thread_id)
+    CROSS JOIN LATERAL (SELECT * FROM holdfast.threads WHERE thread_id = new.thread_id OFFSET 0
+                        FOR NO KEY UPDATE SKIP LOCKED) AS t
     WHERE (new.sees_all OR t.owner = new.owner) AND t.deleted_at IS NULL
-      AND t.status IN ('idle', 'error') AND t.interrupts = '{}' AND NOT t.unfinished
-      AND NOT EXISTS (SELECT FROM holdfast.runs r
-                      WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running'))
-    FOR NO KEY UPDATE OF t SKIP LOCKED
+      AND t.status <> 'busy' AND t.interrupts = '{}' AND NOT t.unfinished
+      AND (SELECT count(*) FROM holdfast.runs r
+           WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running')) = 0
 ), occupied AS (
     UPDATE holdfast.threads t
     SET status = 'busy', edit_token = NULL, metadata = t.metadata || quiet.stamp, updated_at = holdfast.now()
@@ -51,9 +55,10 @@ WITH new AS (
            CASE WHEN new.worker_id IS NOT NULL THEN holdfast.now() END
     FROM new
     WHERE new.thread_id IN (SELECT thread_id FROM quiet UNION ALL SELECT thread_id FROM made)
-    RETURNING run_id, fencing_token, created_at
+    RETURNING run_id, thread_id, fencing_token, created_at
 )
 SELECT admitted.run_id, admitted.fencing_token, admitted.created_at,
+       NOT EXISTS (SELECT FROM checkpoints c WHERE c.thread_id = admitted.thread_id::text) AS is_new,
        coalesce(quiet.torn, false) AS torn,
        coalesce(quiet.value_digests, '') AS value_digests,
        (pg_current_xact_id()::xid)::text AS thread_version,
@@ -74,20 +79,21 @@ LEFT JOIN quiet USING (run_id)
 -- Rows are locked in no order, as nobody is waited for. Numbers as in `runs.sql: end` and `threads.sql: settle`.
 WITH over AS (
     SELECT *
-    FROM unnest(%(run_ids)s, %(tokens)s, %(versions)s, %(checkpoint_ids)s, %(digests)s, %(hides)s, %(tells)s, %(logs)s,
-                %(last_used)s, %(first_seqs)s, %(first_in_run)s, %(frames)s)
-        AS over (run_id, token, version, checkpoint_id, digests, hides, tells, is_logged, last_used, first_seq,
-                 first_in_run, frames)
+    FROM unnest(%(run_ids)s, %(thread_ids)s, %(tokens)s, %(versions)s, %(checkpoint_ids)s, %(digests)s, %(hides)s,
+                %(tells)s, %(logs)s, %(last_used)s, %(first_seqs)s, %(first_in_run)s, %(frames)s)
+        AS over (run_id, thread_id, token, version, checkpoint_id, digests, hides, tells, is_logged, last_used,
+                 first_seq, first_in_run, frames)
 ), quiet AS (
-    SELECT over.*, t.thread_id, greatest(t.event_seq, over.last_used) AS newest
+    SELECT over.*, greatest(t.event_seq, over.last_used) AS newest
     FROM over
-    JOIN holdfast.runs r ON r.run_id = over.run_id AND r.fencing_token = over.token AND r.status = 'running'
-    JOIN holdfast.threads t ON t.thread_id = r.thread_id
-    WHERE t.xmin::text = over.version AND t.interrupts = '{}' AND t.ended_runs = '{}' AND t.deleted_at IS NULL
-      AND NOT EXISTS (SELECT FROM holdfast.runs other
-                      WHERE other.thread_id = t.thread_id AND other.status IN ('pending', 'running')
-                        AND other.run_id <> over.run_id)
-    FOR NO KEY UPDATE OF t, r SKIP LOCKED
+    CROSS JOIN LATERAL (SELECT *, xmin::text AS version FROM holdfast.threads WHERE thread_id = over.thread_id OFFSET 0
+                        FOR NO KEY UPDATE SKIP LOCKED) AS t
+    CROSS JOIN LATERAL (SELECT * FROM holdfast.runs WHERE run_id = over.run_id OFFSET 0
+                        FOR NO KEY UPDATE SKIP LOCKED) AS r
+    WHERE r.fencing_token = over.token AND r.status = 'running'
+      AND t.version = over.version AND t.interrupts = '{}' AND t.ended_runs = '{}' AND t.deleted_at IS NULL
+      AND (SELECT count(*) FROM holdfast.runs active
+           WHERE active.thread_id = t.thread_id AND active.status IN ('pending', 'running')) = 1
 ), ended AS (
     UPDATE holdfast.runs r
     SET status = 'success', worker_id = NULL, updated_at = holdfast.now()

@@ -1,11 +1,11 @@
 -- name: save_all
 -- Everything that a group of saves holds. A row is let through by the fence of its token; whoever waits for one of these
--- rows waits alone, elsewhere.
+-- rows waits alone, elsewhere. Written for one plan (see `quiet.sql`).
 WITH fence AS (
     SELECT claim.token, r.run_id, r.thread_id
     FROM unnest(%(run_ids)s, %(tokens)s) AS claim (run_id, token)
-    JOIN holdfast.runs r ON r.run_id = claim.run_id AND r.fencing_token = claim.token AND r.status = 'running'
-    FOR SHARE OF r SKIP LOCKED
+    CROSS JOIN LATERAL (SELECT * FROM holdfast.runs WHERE run_id = claim.run_id OFFSET 0 FOR SHARE SKIP LOCKED) AS r
+    WHERE r.fencing_token = claim.token AND r.status = 'running'
 ), blobs AS (
     INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
     SELECT new.thread, new.ns, new.channel, new.version, new.type, new.blob
