@@ -193,7 +193,12 @@ def services(request: HTTPConnection) -> Services:
     return found
 
 
-With = Annotated[Services, Depends(services)]
+async def _given(request: HTTPConnection) -> Services:
+    """`services` as a dependency; one that is no coroutine would be called in a thread, with every request."""
+    return services(request)
+
+
+With = Annotated[Services, Depends(_given)]
 
 
 About = Callable[[Any], Awaitable[dict[str, Any]]]

@@ -123,7 +123,7 @@ class FencedSaver(AsyncPostgresSaver):
         *,
         new_thread: UUID | None = None,
     ) -> None:
-        """`saves`: commits a run's saves with those of others. `new_thread` has no checkpoint but what is saved here."""
+        """`saves`: commits a run's saves with those of others. `new_thread` has no checkpoint but those saved here."""
         super().__init__(database.pool, serde=StateSerializer())
         self._database = database
         self._fence = fence
