@@ -1,7 +1,7 @@
 """Answers: JSON by our codec, a stream of events, and JSON that takes a while.
 
 Starlette's `StreamingResponse` is all that the streams need; what is added is the official server's keep-alive (every
-5 s of wall clock, whatever the traffic) and attention to a client that goes away.
+5 s of wall clock, whatever the traffic) and attention to a client that goes away. All that is ready is one write.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from holdfast.wire import codec, sse
 
@@ -41,14 +41,17 @@ class LongAnswer(StreamingResponse):
 
     def __init__(
         self,
-        body: AsyncIterator[bytes],
+        batches: AsyncIterator[list[bytes]],
         *,
+        sign: bytes,
         headers: Mapping[str, str],
         media_type: str,
         closing: asyncio.Event,
         on_disconnect: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        super().__init__(body, headers=dict(headers), media_type=media_type)
+        """`sign` says between two batches that the connection is alive."""
+        super().__init__(_joined(batches), headers=dict(headers), media_type=media_type)
+        self._sign = sign
         self._closing = closing
         self._on_disconnect = on_disconnect
 
@@ -71,6 +74,28 @@ class LongAnswer(StreamingResponse):
                 task.cancel()
             await asyncio.wait([answer, gone, closing])
 
+    async def stream_response(self, send: Send) -> None:
+        begun = asyncio.Event()
+
+        async def telling(message: Message) -> None:
+            await send(message)
+            begun.set()
+
+        signs = asyncio.ensure_future(self._keep_alive(send, begun))
+        try:
+            await super().stream_response(telling)
+        finally:
+            signs.cancel()
+            await asyncio.wait([signs])
+
+    async def _keep_alive(self, send: Send, begun: asyncio.Event) -> None:
+        await begun.wait()
+        due = time.monotonic()
+        while True:
+            due += KEEP_ALIVE_SECONDS
+            await asyncio.sleep(due - time.monotonic())
+            await send({"type": "http.response.body", "body": self._sign, "more_body": True})
+
 
 def event_stream(
     frames: AsyncIterator[list[bytes]],
@@ -81,7 +106,8 @@ def event_stream(
 ) -> LongAnswer:
     """Server-sent events from batches of ready frames."""
     return LongAnswer(
-        _kept_alive(frames, sse.HEARTBEAT),
+        frames,
+        sign=sse.HEARTBEAT,
         headers={"cache-control": "no-store", "x-accel-buffering": "no", **headers},
         media_type="text/event-stream",
         closing=closing,
@@ -98,7 +124,8 @@ def slow_json(
 ) -> LongAnswer:
     """JSON that is not known yet; line breaks before it keep the connection alive."""
     return LongAnswer(
-        _kept_alive(_once(value), b"\n"),
+        _once(value),
+        sign=b"\n",
         headers=headers,
         media_type="application/json",
         closing=closing,
@@ -106,24 +133,9 @@ def slow_json(
     )
 
 
-async def _kept_alive(batches: AsyncIterator[list[bytes]], sign: bytes) -> AsyncIterator[bytes]:
-    due = time.monotonic() + KEEP_ALIVE_SECONDS
-    pending = asyncio.ensure_future(anext(batches, None))
-    try:
-        while True:
-            await asyncio.wait([pending], timeout=max(0.0, due - time.monotonic()))
-            # The event loop's timer may fire a little early; a wake without a batch is the timer's all the same.
-            if not pending.done() or time.monotonic() >= due:
-                due += KEEP_ALIVE_SECONDS
-                yield sign
-                continue
-            if (batch := pending.result()) is None:
-                return
-            yield b"".join(batch)
-            pending = asyncio.ensure_future(anext(batches, None))
-    finally:
-        pending.cancel()
-        await asyncio.wait([pending])
+async def _joined(batches: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:
+    async for batch in batches:
+        yield b"".join(batch)
 
 
 async def _once(value: Awaitable[bytes]) -> AsyncIterator[list[bytes]]:

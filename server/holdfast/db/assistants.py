@@ -11,14 +11,17 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid5
 
+import uuid_utils.compat as uuids
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
+from holdfast.db.arrays import Texts, Uuids
+from holdfast.db.groups import Group
 from holdfast.db.pool import Database, repeated
 from holdfast.db.scope import scoped
 from holdfast.db.sql import statements
 from holdfast.errors import Conflict, Forbidden, Missing
-from holdfast.rules.caller import Caller
+from holdfast.rules.caller import Caller, Sight
 
 NAMESPACE = UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
 """Clients know a graph's system assistant as uuid5(NAMESPACE, graph_id)."""
@@ -58,6 +61,16 @@ class AssistantChange:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Lookup:
+    """A caller who sees what is their own asks for an assistant and a thread."""
+
+    lookup_id: UUID
+    assistant_id: UUID
+    thread_id: UUID | None
+    owner: str
+
+
 class Assistants:
     """The repository of assistants; only those whose graph is part of this project exist."""
 
@@ -65,6 +78,7 @@ class Assistants:
         self._database = database
         self._graph_ids = list(graph_ids)
         self._sql = statements("assistants")
+        self._lookups: Group[_Lookup, DictRow] = Group("lookups", self._look_up)
 
     @repeated
     async def put_system(self, graph_id: str, name: str, description: str | None) -> None:
@@ -134,7 +148,13 @@ class Assistants:
         Raises:
             Missing: no such assistant. A thread that is not there (yet) says nothing.
         """
-        row = await self._one(caller, self._sql["on_thread"], of_thread, assistant_id=assistant_id, thread_id=thread_id)
+        row = None
+        if caller.sight is (of_thread or caller).sight is Sight.OWN:
+            lookup = _Lookup(uuids.uuid7(), assistant_id, thread_id, caller.owner)
+            row = await self._lookups.join(lookup.lookup_id, lookup)
+        if row is None:
+            ids = {"assistant_id": assistant_id, "thread_id": thread_id}
+            row = await self._one(caller, self._sql["on_thread"], of_thread, **ids)
         if row is None:
             raise _missing(assistant_id)
         return row
@@ -242,6 +262,19 @@ class Assistants:
     async def count(self, caller: Caller, terms: AssistantFilter) -> int:
         row = await self._one(caller, self._sql["count"] + _asked(terms), **_params(terms))
         return int(row["count"]) if row else 0
+
+    async def _look_up(self, lookups: Sequence[_Lookup]) -> dict[UUID, DictRow]:
+        """What `on_thread` asks, for many who see what is their own."""
+        params = {
+            "lookup_ids": Uuids(lookup.lookup_id for lookup in lookups),
+            "assistant_ids": Uuids(lookup.assistant_id for lookup in lookups),
+            "thread_ids": Uuids(lookup.thread_id for lookup in lookups),
+            "owners": Texts(lookup.owner for lookup in lookups),
+            "graph_ids": Texts(self._graph_ids),
+        }
+        async with self._database.connection("group") as conn:
+            rows = await (await conn.execute(self._sql["on_threads"], params)).fetchall()
+        return {row.pop("lookup_id"): row for row in rows}
 
     async def _refuse_system(self, caller: Caller, assistant_id: UUID, why: str) -> None:
         row = await self.get(caller, assistant_id)

@@ -23,6 +23,7 @@ there.
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterator, Hashable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -360,6 +361,10 @@ class FencedSaver(AsyncPostgresSaver):
             yield self._fence
         finally:
             self.progress.end()
+
+
+# LangGraph asks for the signature with every run; made once, it is at hand.
+FencedSaver.aput_writes.__signature__ = inspect.signature(FencedSaver.aput_writes)  # type: ignore[attr-defined]
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -37,6 +37,8 @@ TAPE_BYTES = 4 * 2**20
 BLOCKS_PER_READ = 64
 BATCH_BYTES = 256 * 1024
 """About what a follower who reads slowly holds in memory; one frame may be longer."""
+BREATH_SECONDS = 0.01
+"""How long a follower who has just been told something waits for more: so many tokens are one write."""
 NEVER_WRITTEN = 2**62
 """A number after all that there are: who waits after it waits for the end."""
 
@@ -61,6 +63,7 @@ class Tape:
         self.first = first_seq
         self._bytes = 0
         self._waiting: set[asyncio.Future[None]] = set()
+        self._breathing: set[asyncio.Future[None]] = set()
         self.last = first_seq - 1
         self.ended = False
         self.over = False
@@ -72,7 +75,7 @@ class Tape:
         self._frames.append(frame)
         self._bytes += len(frame)
         self.last += 1
-        self._wake()
+        _wake(self._waiting)
 
     def trim(self, logged_to: int) -> None:
         """Forget the oldest frames that the log has, as far as the tape is too long."""
@@ -84,7 +87,7 @@ class Tape:
         self.result = result
         self.over = over
         self.ended = True
-        self._wake()
+        _wake([*self._waiting, *self._breathing])
 
     def since(self, seq: int) -> Frames | None:
         """The next frames after `seq`, or None if the tape does not reach back that far."""
@@ -101,19 +104,34 @@ class Tape:
 
     async def news(self) -> None:
         """Until something was appended, or the run ended."""
+        if not self.ended:
+            await self._wait(self._waiting)
+
+    async def breath(self) -> None:
+        """For `BREATH_SECONDS`, or until the run ended."""
         if self.ended:
             return
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiting.add(waiter)
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        timer = loop.call_later(BREATH_SECONDS, _wake, (waiter,))
+        try:
+            await self._wait(self._breathing, waiter)
+        finally:
+            timer.cancel()
+
+    async def _wait(self, among: set[asyncio.Future[None]], waiter: asyncio.Future[None] | None = None) -> None:
+        waiter = waiter or asyncio.get_running_loop().create_future()
+        among.add(waiter)
         try:
             await waiter
         finally:
-            self._waiting.discard(waiter)
+            among.discard(waiter)
 
-    def _wake(self) -> None:
-        for waiter in self._waiting:
-            if not waiter.done():
-                waiter.set_result(None)
+
+def _wake(waiting: Iterable[asyncio.Future[None]]) -> None:
+    for waiter in waiting:
+        if not waiter.done():
+            waiter.set_result(None)
 
 
 class EventLog:
@@ -172,6 +190,7 @@ class EventLog:
             elif newer:
                 cursor += len(newer)
                 yield newer
+                await tape.breath()
             elif not tape.ended:
                 await tape.news()
             elif tape.over:

@@ -43,7 +43,7 @@ P = ParamSpec("P")
 WORKER_RESERVE = 4
 """Connections that requests can never take."""
 
-GROUP_CONNECTIONS = 3
+GROUP_CONNECTIONS = 4
 """One for each kind of group, as a group commits one at a time."""
 
 ACQUIRE_SECONDS = 10.0

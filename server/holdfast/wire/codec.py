@@ -79,6 +79,11 @@ def dumps(value: Any) -> bytes:
     return _exact(value)
 
 
+def packed(value: Any) -> orjson.Fragment:
+    """What `dumps` writes as it is wherever it comes: a value that is part of many others is written once."""
+    return orjson.Fragment(dumps(value))
+
+
 def for_jsonb(value: Any) -> Any:
     """`value` as JSON values that JSONB takes: NUL is U+FFFD. Raises as `dumps` does."""
     text = dumps(value)
@@ -226,6 +231,8 @@ def _plain(value: Any, depth: int) -> Any:
         return {_key(key): _plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list):
         return [_plain(item, depth + 1) for item in value]
+    if isinstance(value, orjson.Fragment):
+        return _plain(orjson.loads(value.contents), depth)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _plain(_fields(value), depth)
     return _plain(_hook(value), depth + 1)

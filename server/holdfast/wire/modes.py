@@ -95,7 +95,7 @@ class Modes:
         self._tool_names: dict[str, str] = {}
         self._streamed: dict[str | None, BaseMessageChunk | None] = {}
         self._suffixes: dict[tuple[str, ...], str] = {(): ""}
-        self._last_metadata: tuple[Mapping[str, Any], dict[str, Any]] = ({}, {})
+        self._last_metadata: tuple[Mapping[str, Any], Any] = ({}, None)
         self._root_run: str | None = None
 
     def events(self, ns: tuple[str, ...], mode: str, chunk: Any) -> Iterator[Event]:
@@ -129,13 +129,13 @@ class Modes:
             suffix = self._suffixes[ns] = "".join(f"|{' '.join(part.splitlines())}" for part in ns)
         return suffix
 
-    def _metadata(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
-        """Cleaned once for all tokens of a model call: they come with the same dict."""
-        source, cleaned = self._last_metadata
+    def _metadata(self, metadata: Mapping[str, Any]) -> Any:
+        """Cleaned and packed once for all tokens of a model call: they come with the same dict."""
+        source, known = self._last_metadata
         if source is not metadata:
-            cleaned = public(metadata)
-            self._last_metadata = (metadata, cleaned)
-        return cleaned
+            known = codec.packed(public(metadata))
+            self._last_metadata = (metadata, known)
+        return known
 
     def _message_tuple(self, suffix: str, chunk: Any) -> Iterator[Event]:
         message, metadata = chunk

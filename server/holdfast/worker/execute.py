@@ -20,7 +20,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,7 +45,7 @@ from holdfast.rules.caller import User
 from holdfast.rules.recovery import Dispatch
 from holdfast.rules.run import FAILED, RunStatus, StopReason
 from holdfast.wire import codec
-from holdfast.wire.modes import Modes
+from holdfast.wire.modes import Event, Modes
 from holdfast.wire.runs import RunKwargs
 from holdfast.worker import exits
 from holdfast.worker.beginning import Beginning, LateAnswer, latest
@@ -278,15 +278,15 @@ class Execution:
         async with self._graph(config) as graph:
             dispatch, given = await self._beginning.given(graph, config)
             if dispatch is not Dispatch.SETTLE:
-                async for event, data in self._stream(graph, given, config):
-                    self._journal.emit(event, codec.dumps(data))
-                    if self._saver.progress.steps_saved and time.monotonic() > self._alone_until:
-                        self.drain()
-                    await self._journal.room()
+                async for events in self._stream(graph, given, config):
+                    for event, data in events:
+                        self._journal.emit(event, codec.dumps(data))
+                    if self._journal.is_full:
+                        await self._journal.room()
             # A graph that ran through has just shown its last state; one that stopped is read with what it asks.
             return finished_outcome(self._last_checkpoint) or outcome_of(await graph.aget_state(latest(self.claim)))
 
-    async def _stream(self, graph: Graph, given: Any, config: RunnableConfig) -> AsyncIterator[tuple[str, Any]]:
+    async def _stream(self, graph: Graph, given: Any, config: RunnableConfig) -> AsyncIterator[Iterator[Event]]:
         modes = self._modes
         options: dict[str, Any] = {
             "context": _context(graph, self._kwargs.context),
@@ -299,15 +299,21 @@ class Execution:
         }
         if modes.uses_events:
             async for item in graph.astream_events(given, config, version="v2", **options):
-                for event in modes.langchain_event(item):
-                    yield event
+                yield modes.langchain_event(item)
+                self._go_back()
             return
         async for part in graph.astream(given, config, **options):
             *ns, mode, chunk = part
-            if mode == "checkpoints" and not (ns and ns[0]):
-                self._last_checkpoint = chunk
-            for event in modes.events(tuple(ns[0]) if ns else (), mode, chunk):
-                yield event
+            if mode == "checkpoints":
+                self._go_back()
+                if not (ns and ns[0]):
+                    self._last_checkpoint = chunk
+            yield modes.events(tuple(ns[0]) if ns else (), mode, chunk)
+
+    def _go_back(self) -> None:
+        """A suspect that has got on goes back among the others."""
+        if time.monotonic() > self._alone_until and self._saver.progress.steps_saved:
+            self.drain()
 
     def _graph(self, config: RunnableConfig | None = None) -> Any:
         return self._shop.graphs.open(

@@ -74,9 +74,14 @@ class Journal:
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the database is too far behind."""
+        return self._buffered >= FULL_BYTES
+
     async def room(self) -> None:
         """Wait while the database is too far behind."""
-        while self._buffered >= FULL_BYTES and self._flushing is not None:
+        while self.is_full and self._flushing is not None:
             await asyncio.wait([self._flushing])
 
     async def close(self) -> Block | None:

@@ -95,6 +95,17 @@ LEFT JOIN holdfast.threads t ON t.thread_id = %(thread_id)s AND %%ALSO_SEES(t)%%
 WHERE a.assistant_id = %(assistant_id)s AND (a.owner IS NULL OR %%SEES(a)%%)
   AND a.graph_id = ANY(%(graph_ids)s::text[])
 
+-- name: on_threads
+-- The same for a group of callers who see what is their own.
+SELECT asked.lookup_id, a.assistant_id, a.graph_id, a.config, a.context, a.metadata,
+       coalesce(t.config, '{}') AS thread_config, coalesce(t.metadata, '{}') AS thread_metadata
+FROM unnest(%(lookup_ids)s, %(assistant_ids)s, %(thread_ids)s, %(owners)s)
+    AS asked (lookup_id, assistant_id, thread_id, owner)
+CROSS JOIN LATERAL (SELECT * FROM holdfast.assistants WHERE assistant_id = asked.assistant_id OFFSET 0) AS a
+LEFT JOIN LATERAL (SELECT * FROM holdfast.threads WHERE thread_id = asked.thread_id OFFSET 0) AS t
+    ON t.owner = asked.owner AND t.deleted_at IS NULL
+WHERE (a.owner IS NULL OR a.owner = asked.owner) AND a.graph_id = ANY(%(graph_ids)s)
+
 -- name: versions
 SELECT v.assistant_id, v.version, v.graph_id, v.name, v.description, v.config, v.context, v.metadata, v.created_at
 FROM holdfast.assistant_versions v
