@@ -160,7 +160,7 @@ class Crew:
         """Pause before the next life, if there is to be one."""
         had_served = number in self._serving
         self._serving.discard(number)
-        if problem is None:
+        if problem is None or self._failed.is_set():
             return
         if self._leaving.is_set():
             logger.error("process %d %s", number, problem)
