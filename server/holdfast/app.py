@@ -31,6 +31,7 @@ from holdfast.api.crons import fire
 from holdfast.api.customapp import CustomApp
 from holdfast.api.customauth import CustomGate
 from holdfast.api.deps import Dispatcher, Idle, Services
+from holdfast.api.traffic import Traffic
 from holdfast.db.a2a import Tasks as A2ATasks
 from holdfast.db.admission import Admissions
 from holdfast.db.copies import Copies
@@ -114,8 +115,7 @@ async def run(
     listener = _listener(settings, part, sibling)
     prefix = _mount_prefix(settings, project)
     base_url = own_url(settings, listener) + prefix
-    board = sibling.board if sibling else None
-    async with _assembled(settings, project, part, base_url, listener, board) as (running, database_url):
+    async with _assembled(settings, project, part, base_url, listener, sibling) as (running, database_url):
         stop = sibling.tether.signals() if sibling else signals()
         server = Server(running.http, listener) if listener else None
         answering = asyncio.create_task(server.serve(), name="http") if server else None
@@ -147,7 +147,7 @@ async def _assembled(
     part: Part,
     base_url: str,
     listener: socket.socket | None,
-    board: Board | None,
+    sibling: Sibling | None,
 ) -> AsyncIterator[tuple[Running, str]]:
     async with AsyncExitStack() as stack:
         post = _post(settings, project, base_url)
@@ -162,11 +162,12 @@ async def _assembled(
         gate, custom = await _own_code(settings, project, graphs, part, stack)
         await migrate(listen_url or url, vector_dims=project.vector_dims)
         parts = await opened(settings, project, graphs, post, (url, listen_url), stack)
+        board = sibling.board if sibling else None
         worker = await working(parts, stack, tasks, board) if part != "api" else None
         tasks.start("bell", parts.bell.listen(), may_end=True)
         tasks.start("news", parts.events.watch())
         stack.push_async_callback(tasks.stop)
-        services = _services(parts, worker or Idle(), gate)
+        services = _services(parts, worker or Idle(), gate, Traffic(board.number if board else None))
         if worker is not None:
             tasks.start("crons", keep_looking(partial(fire_due, parts.crons, partial(fire, services)), "crons"))
             deadlines = partial(act_on_due, parts.approvals, partial(expire, services))
@@ -174,7 +175,7 @@ async def _assembled(
         yield Running(services, _http(services, project, custom), worker, failed), url
 
 
-def _services(parts: Parts, dispatcher: Dispatcher, gate: Gate) -> Services:
+def _services(parts: Parts, dispatcher: Dispatcher, gate: Gate, traffic: Traffic) -> Services:
     return Services(
         settings=parts.settings,
         sections=parts.project.sections,
@@ -199,6 +200,7 @@ def _services(parts: Parts, dispatcher: Dispatcher, gate: Gate) -> Services:
         crons=parts.crons,
         approvals=parts.approvals,
         policies=parts.policies,
+        traffic=traffic,
     )
 
 

@@ -42,11 +42,11 @@ class Board:
 
     def __init__(self, descriptor: int, number: int) -> None:
         self._loads = memoryview(mmap.mmap(descriptor, os.fstat(descriptor).st_size)).cast("i")
-        self._number = number
+        self.number = number
 
     def say(self, load: int) -> None:
         """So many runs are executed here, or ABSENT."""
-        self._loads[self._number] = load
+        self._loads[self.number] = load
 
     def room(self, load: int) -> int:
         """How many more runs a process with that load takes before the others have a turn; may be negative.
@@ -55,7 +55,7 @@ class Board:
         that has something to do gains less by another's run than handing it over costs (two statements in twenty-five
         of all runs of 32 clients, when the idlest might be behind by a third).
         """
-        others = [other for number, other in enumerate(self._loads) if number != self._number and other != ABSENT]
+        others = [other for number, other in enumerate(self._loads) if number != self.number and other != ABSENT]
         least = min(others, default=None)
         return ALONE if least is None else least + max(HEAD_START, least) - load
 
