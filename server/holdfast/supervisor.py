@@ -163,8 +163,9 @@ class Crew:
         if problem is None or self._failed.is_set():
             return
         if self._leaving.is_set():
-            logger.error("process %d %s", number, problem)
-            self._failed.set()
+            if had_served:
+                logger.error("process %d %s", number, problem)
+                self._failed.set()
         elif not self.ready.is_set() or (setbacks == TRIES and not self._serving and not had_served):
             logger.critical("process %d %s before it was ready; leaving", number, problem)
             self._failed.set()
