@@ -167,6 +167,23 @@ def test_a_project_that_does_not_load_ends_the_server(database_url: str, tmp_pat
     assert line.endswith("ended with status 1 before it was ready; leaving")
 
 
+def test_a_process_that_does_not_come_up_again_is_tried_while_another_serves(database_url: str, tmp_path: Path) -> None:
+    config = with_sections(PROJECT, tmp_path)
+    sound = config.read_text()
+    with Server(config=config, database_url=database_url, processes=2) as server:
+        config.write_text("broken")
+        os.kill(min(server.siblings), signal.SIGKILL)
+        until(lambda: "ended with status 1; it starts again" in server.log, "it was tried")
+        assert httpx.get(f"{server.url}/ok").status_code == 200
+        config.write_text(sound)
+        until(lambda: set(executing(database_url)) == server.siblings and len(server.siblings) == 2, "both work")
+        config.write_text("broken")
+        for pid in server.siblings:
+            os.kill(pid, signal.SIGKILL)
+        assert server.wait() == 1
+        assert "ended with status 1 before it was ready; leaving" in server.log
+
+
 def test_another_server_does_not_share_the_address(two: Server, url: str) -> None:
     other = Server(config=PROJECT, database_url=url, port=two.port, processes=2)
     with pytest.raises(AssertionError, match=f"cannot listen on 127.0.0.1:{two.port}"):

@@ -9,6 +9,7 @@ import pytest
 
 from holdfast.worker import siblings
 from holdfast.worker.siblings import ABSENT, ALONE, HEAD_START, Board
+from tests.support.talk import eventually
 
 
 @pytest.fixture
@@ -30,6 +31,19 @@ def test_the_idlest_counts_and_may_have_half_as_many(page: int) -> None:
     for number, load in ((1, 30), (2, 10)):
         Board(page, number).say(load)
     assert [Board(page, 0).room(load) for load in (10, 19, 20)] == [10, 1, 0]
+
+
+@pytest.mark.anyio
+async def test_more_is_seen_at_once_and_less_a_little_later(page: int) -> None:
+    board, other = Board(page, 0), Board(page, 1)
+    for load in (9, 12, 0):
+        board.say(load)
+    assert other.room(0) == 24
+
+    async def has_sunk() -> bool:
+        return other.room(0) == HEAD_START
+
+    await eventually(has_sunk, "the load has sunk")
 
 
 @pytest.mark.parametrize("is_dead", [True, False])
