@@ -111,7 +111,12 @@ def shared_door(settings: Settings) -> socket.socket:
 
 def own_door(shared: socket.socket) -> socket.socket:
     """This process's socket at the address of `shared`; it listens from when it is served."""
-    return shared if sys.platform != "linux" else _bound(shared.family, shared.getsockname())
+    if sys.platform != "linux":
+        return shared
+    door = _bound(shared.family, shared.getsockname())
+    # A forked child (multiprocessing) would keep it open after our death, and the kernel send connections to nobody.
+    os.register_at_fork(after_in_child=door.close)
+    return door
 
 
 def _bound(family: int, address: Any) -> socket.socket:

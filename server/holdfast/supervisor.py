@@ -167,7 +167,7 @@ class Crew:
                 logger.error("process %d %s", number, problem)
                 self._failed.set()
         elif not self.ready.is_set() or (setbacks == TRIES and not self._serving and not had_served):
-            logger.critical("process %d %s before it was ready; leaving", number, problem)
+            logger.critical("process %d %s; the server cannot go on", number, problem)
             self._failed.set()
         else:
             pause = PAUSE_SECONDS * (2**setbacks - 1)

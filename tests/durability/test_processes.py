@@ -164,7 +164,7 @@ def test_a_number_of_processes_that_makes_no_sense_is_refused(given: str, said: 
 def test_a_project_that_does_not_load_ends_the_server(database_url: str, tmp_path: Path) -> None:
     config = with_sections(PROJECT, tmp_path, auth={"path": "./missing.py:auth"})
     line = refusal_to_start(config, database_url, HOLDFAST_PROCESSES="2")
-    assert line.endswith("ended with status 1 before it was ready; leaving")
+    assert line.endswith("ended with status 1; the server cannot go on")
 
 
 def test_a_process_that_does_not_come_up_again_is_tried_while_another_serves(database_url: str, tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_a_process_that_does_not_come_up_again_is_tried_while_another_serves(dat
         for pid in server.siblings:
             os.kill(pid, signal.SIGKILL)
         assert server.wait() == 1
-        assert "ended with status 1 before it was ready; leaving" in server.log
+        assert "ended with status 1; the server cannot go on" in server.log
 
 
 def test_another_server_does_not_share_the_address(two: Server, url: str) -> None:
