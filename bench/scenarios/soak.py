@@ -39,7 +39,7 @@ class Soak(Scenario):
     )
     servers = ("holdfast",)
     takes_minutes = True
-    shown = ("runs", "p99_ms", "rss_start_mb", "rss_settled_mb", "rss_end_mb", "rss_max_mb", "slope_mb_per_h")
+    shown = ("runs", "p99_ms", "rss_start_mb", "rss_settled_mb", "rss_end_mb", "rss_max_mb", "slope_per_h_mb")
 
     def cases(self, options: Options) -> Sequence[Case]:
         seconds = options.soak_seconds
@@ -98,7 +98,7 @@ class Memory:
             "rss_settled_mb": sizes[late[0]],
             "rss_end_mb": sizes[-1],
             "rss_max_mb": max(sizes),
-            "slope_mb_per_h": 3600 * line.slope,
+            "slope_per_h_mb": 3600 * line.slope,
         }
 
     def _look(self) -> None:
