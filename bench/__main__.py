@@ -1,7 +1,7 @@
 """One harness for every server of this wire: `make bench`, or
 
     python -m bench [--scenario wait stream] [--servers holdfast handrolled] [--peers official,aegra] [--clients 1 32]
-                    [--seconds 1.5] [--windows 3] [--full] [--database-url URL]
+                    [--seconds 1.5] [--windows 3] [--soak 1200] [--full] [--database-url URL]
 
 The servers take turns, several short windows each; whoever waits for its turn is stopped (SIGSTOP). The report is
 `.bench/report.md`, with all figures and a plot beside it. Peers come from PyPI into `.bench/peers` on first use; they
@@ -23,9 +23,10 @@ from bench.peers import PLACE, ROOT
 from bench.report import noise_of, table, write
 from bench.scenarios import SCENARIOS
 from bench.scenarios.scenario import Scenario
-from bench.servers import LAUNCHES
+from bench.servers import LAUNCHES, TWO_PROCESSES
 from bench.stage import Options, Stage, stage
 
+DEFAULT = ["holdfast", TWO_PROCESSES, "handrolled"]
 PACKAGES = ("langgraph", "langchain-core", "langgraph-checkpoint-postgres", "psycopg", "fastapi", "uvicorn", "uvloop")
 
 
@@ -35,7 +36,13 @@ def main() -> None:
     asked = _asked()
     names = [*asked.servers, *(name for name in asked.peers.split(",") if name and name not in asked.servers)]
     options = Options(
-        tuple(names), asked.seconds, asked.windows, tuple(asked.clients), asked.full, asked.full or bool(asked.scenario)
+        tuple(names),
+        asked.seconds,
+        asked.windows,
+        tuple(asked.clients),
+        asked.full,
+        asked.full or bool(asked.scenario),
+        asked.soak,
     )
     chosen = [scenario for scenario in SCENARIOS.values() if _is_chosen(scenario, asked)]
     windows: list[Window] = []
@@ -62,10 +69,11 @@ def _asked() -> argparse.Namespace:
     parser.add_argument(
         "--scenario", nargs="+", choices=SCENARIOS, help="all that take no minutes, unless they are named"
     )
-    parser.add_argument("--servers", nargs="+", choices=LAUNCHES, default=["holdfast", "handrolled"])
+    parser.add_argument("--servers", nargs="+", choices=LAUNCHES, default=DEFAULT)
     parser.add_argument("--peers", default=",".join(peers.PEERS), help="other servers, from PyPI; '' for none")
     parser.add_argument("--clients", nargs="+", type=int, default=[1, 8, 32, 128])
     parser.add_argument("--seconds", type=float, default=1.5, help="of a window")
+    parser.add_argument("--soak", type=float, default=1200.0, help="seconds of the scenario `soak`")
     parser.add_argument("--windows", type=int, default=3, help="of each server in each case")
     parser.add_argument("--full", action="store_true", help="also what takes long: 10,000 queued runs, 2,000 turns")
     parser.add_argument("--database-url", help="a Postgres with pg_stat_statements, instead of the embedded one")

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -24,6 +25,8 @@ from bench.peers import PLACE, ROOT, Unavailable
 PROJECT = ROOT / "bench" / "project"
 READY_SECONDS = 90.0
 STOP_SECONDS = 8.0
+TWO_PROCESSES = "holdfast-2"
+"""The same tree as `serve --processes 2`; only the scenario `processes` plays it."""
 POLL_SECONDS = 0.01
 
 
@@ -109,11 +112,12 @@ class Server:
             return False
 
 
-def _holdfast(port: int, place: Path, database: str | None) -> Launch:
-    """This tree, one process; without a database it runs its own Postgres under `place`."""
+def _holdfast(port: int, place: Path, database: str | None, *, processes: int = 1) -> Launch:
+    """This tree; without a database it runs its own Postgres under `place`."""
     command = [sys.executable, "-m", "holdfast", "serve", "--port", str(port)]
     command += ["--config", str(PROJECT / "langgraph.json")]
     command += ["--database-url", database] if database else ["--data-dir", str(place / "data")]
+    command += ["--processes", str(processes)] if processes > 1 else []
     return Launch(command, {"PYTHONPATH": str(ROOT / "server")})
 
 
@@ -144,6 +148,7 @@ def _project_in(place: Path) -> Path:
 
 LAUNCHES: dict[str, Callable[[int, Path, str | None], Launch]] = {
     "holdfast": _holdfast,
+    TWO_PROCESSES: partial(_holdfast, processes=2),
     "handrolled": _handrolled,
     "official": _official,
     "aegra": _aegra,

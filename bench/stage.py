@@ -26,7 +26,8 @@ WAKING_SECONDS = 0.7
 class Options:
     """What the command line narrows.
 
-    `seconds` is the length of a window; `full` adds what takes long; with `everywhere` every server plays what it can.
+    `seconds` is the length of a window, `soak_seconds` that of the scenario `soak`; `full` adds what takes long; with
+    `everywhere` every server plays what it can.
     """
 
     servers: tuple[str, ...]
@@ -35,6 +36,7 @@ class Options:
     clients: tuple[int, ...]
     full: bool
     everywhere: bool
+    soak_seconds: float
 
 
 class Stage:

@@ -26,6 +26,7 @@ NAMES = [
     ("DATABASE_URI", "postgresql://b", "database_url", "postgresql://b"),
     ("POSTGRES_URI", "postgresql://c", "database_url", "postgresql://c"),
     ("DATABASE_DIRECT_URL", "postgresql://d", "database_direct_url", "postgresql://d"),
+    ("HOLDFAST_PROCESSES", "2", "processes", 2),
     ("HOLDFAST_POOLER", "transaction", "pooler", "transaction"),
     ("HOLDFAST_POOL_SIZE", "7", "pool_size", 7),
     ("HOLDFAST_SLOTS", "3", "slots", 3),

@@ -11,9 +11,11 @@ from bench.scenarios.growth import Growth
 from bench.scenarios.idle import Idle
 from bench.scenarios.paced import Paced
 from bench.scenarios.pages import Pages
+from bench.scenarios.processes import Processes
 from bench.scenarios.queued import Queued
 from bench.scenarios.rejoin import Rejoin
 from bench.scenarios.scenario import Scenario
+from bench.scenarios.soak import Soak
 from bench.scenarios.startup import StartUp
 from bench.scenarios.stream import Stream
 from bench.scenarios.wait import Wait
@@ -25,6 +27,7 @@ SCENARIOS: dict[str, Scenario] = {
         Creation(),
         First(),
         Wait(),
+        Processes(),
         Cost(),
         Stream(),
         Paced(),
@@ -35,5 +38,6 @@ SCENARIOS: dict[str, Scenario] = {
         Growth(),
         Pages(),
         Queued(),
+        Soak(),
     )
 }

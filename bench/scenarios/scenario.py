@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.figures import Figures, Window
+from bench.peers import PEERS
 from bench.site import Site
 from bench.stage import Options, Stage
 
@@ -61,7 +62,7 @@ class Scenario(ABC):
         """The servers of a case."""
         possible = [name for name in self.servers if name in case.servers]
         if not (self.with_peers or stage.options.everywhere):
-            possible = [name for name in possible if name in OURS]
+            possible = [name for name in possible if name not in PEERS]
         return stage.names(possible)
 
     def windows(self, stage: Stage) -> Iterator[Window]:

@@ -16,7 +16,7 @@ class Wait(Throughput):
     name = "wait"
     with_peers = True
     about = "Runs whose result is waited for; costs are for one run"
-    shown = ("rate", "p50_ms", "p99_ms", *COSTS)
+    shown: tuple[str, ...] = ("rate", "p50_ms", "p99_ms", *COSTS)
 
     async def run(self, connection: Connection, thread: str, done: list[Any]) -> None:
         await waited(connection, thread)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 from uuid import UUID
 
 import typer
@@ -30,6 +30,9 @@ cli = typer.Typer(
 Config = Annotated[Path | None, typer.Option("--config", help="The project's langgraph.json [HOLDFAST_CONFIG].")]
 Host = Annotated[str | None, typer.Option("--host", help="Address to listen on [HOST].")]
 Port = Annotated[int | None, typer.Option("--port", help="Port to listen on; 0 picks one [PORT].")]
+Processes = Annotated[
+    int | None, typer.Option("--processes", help="Serve in so many processes on this machine [HOLDFAST_PROCESSES].")
+]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Embedded Postgres lives here [HOLDFAST_DATA_DIR].")]
 DatabaseUrl = Annotated[str | None, typer.Option("--database-url", help="Use this Postgres instead [DATABASE_URL].")]
 ThreadsToRead = Annotated[int, typer.Option("--threads", min=0, help="Read so many threads' states, newest first.")]
@@ -56,9 +59,11 @@ def serve(
     port: Port = None,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
+    processes: Processes = None,
 ) -> None:
-    """Serve the API and execute runs, in one process."""
-    _run("serve", config=config, host=host, port=port, data_dir=data_dir, database_url=database_url)
+    """Serve the API and execute runs, in one process or in several."""
+    given = {"config": config, "host": host, "port": port, "data_dir": data_dir, "database_url": database_url}
+    _run("serve", **given, processes=processes)
 
 
 @cli.command()
@@ -77,6 +82,28 @@ def api(
 def worker(config: Config = None, data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
     """Execute runs alone."""
     _run("worker", config=config, data_dir=data_dir, database_url=database_url)
+
+
+@cli.command(hidden=True)
+def sibling(tether: int, door: int, board: int, number: int) -> None:
+    """One of several processes of a `serve`, which starts this: descriptors, and which one it is."""
+    import gc
+    from socket import socket
+
+    gc.disable()
+    settings = _settings()
+    from holdfast.app import Sibling, run
+    from holdfast.process import Tether
+    from holdfast.worker.siblings import Board
+
+    tied = Tether(tether)
+
+    def ready(url: str, _database_url: str, _auth: str | None) -> None:
+        gc.freeze()
+        gc.enable()
+        tied.ready(url)
+
+    _main(run(settings, "serve", ready, Sibling(tied, socket(fileno=door), Board(board, number))))
 
 
 @cli.command(hidden=True)
@@ -152,7 +179,6 @@ def _run(part: Literal["serve", "api", "worker"], **given: Any) -> None:
     # What is loaded at start stays: looking for garbage in it costs a tenth of the start, and a bit of every run after.
     gc.disable()
     settings = _settings(**given)
-    from holdfast.app import run
     from holdfast.welcome import welcome
 
     def ready(url: str, database_url: str, auth: str | None) -> None:
@@ -160,6 +186,12 @@ def _run(part: Literal["serve", "api", "worker"], **given: Any) -> None:
         gc.set_threshold(*GARBAGE)
         gc.enable()
         print(welcome(settings, part, url, database_url, auth), flush=True)
+
+    if part == "serve" and settings.processes > 1:
+        from holdfast.supervisor import supervise
+
+        _main(supervise(settings, ready))
+    from holdfast.app import run
 
     _main(run(settings, part, ready))
 
@@ -173,7 +205,7 @@ def _settings(**given: Any) -> Settings:
     return settings
 
 
-def _main(work: Any) -> None:
+def _main(work: Any) -> NoReturn:
     import asyncio
 
     import uvloop

@@ -1,6 +1,6 @@
 """Where things are built and wired; `parts.py` has what everybody shares, `working.py` the worker.
 
-    serve     the API and a worker in one process (the default)
+    serve     the API and a worker in one process (the default), or in several (`supervisor.py`)
     api       the API alone; runs wait for a worker elsewhere
     worker    a worker alone
 
@@ -31,15 +31,26 @@ from holdfast.api.crons import fire
 from holdfast.api.customapp import CustomApp
 from holdfast.api.customauth import CustomGate
 from holdfast.api.deps import Dispatcher, Idle, Services
+from holdfast.api.traffic import Traffic
 from holdfast.db.a2a import Tasks as A2ATasks
 from holdfast.db.admission import Admissions
 from holdfast.db.copies import Copies
-from holdfast.db.embedded import EmbeddedPostgres
 from holdfast.db.migrate import migrate
-from holdfast.db.presence import wait_for
 from holdfast.errors import Invalid, ProjectError, SettingsError
+from holdfast.foundation import laid
 from holdfast.parts import Parts, default_ttl, opened
-from holdfast.process import Server, Tasks, allow_many_files, first, leave_within, listen, own_url, signals
+from holdfast.process import (
+    Server,
+    Tasks,
+    Tether,
+    allow_many_files,
+    first,
+    leave_within,
+    listen,
+    own_door,
+    own_url,
+    signals,
+)
 from holdfast.project import Project, load_project
 from holdfast.rules.caller import LOCAL
 from holdfast.rules.webhook import UrlPolicy
@@ -52,6 +63,7 @@ from holdfast.worker.clock import keep_looking
 from holdfast.worker.crons import fire_due
 from holdfast.worker.graphs import Graphs
 from holdfast.worker.loop import Worker
+from holdfast.worker.siblings import Board
 from holdfast.worker.states import States
 from holdfast.worker.webhooks import Post
 from holdfast.working import LAST_SECONDS, leave, prepare, working
@@ -72,12 +84,27 @@ class Running:
     failed: asyncio.Event
 
 
-async def run(settings: Settings, part: Part, announce: Callable[[str, str, str | None], None]) -> None:
+@dataclass(frozen=True, slots=True)
+class Sibling:
+    """What one of several processes shares with the others (`supervisor.py`)."""
+
+    tether: Tether
+    door: socket.socket
+    board: Board
+
+
+async def run(
+    settings: Settings,
+    part: Part,
+    announce: Callable[[str, str, str | None], None],
+    sibling: Sibling | None = None,
+) -> None:
     """Run until a signal comes.
 
     Args:
         announce: called once when ready, with the API's URL ("" for a worker), the database's, and the project's
             `auth.path`.
+        sibling: this is one of several processes of a `serve`.
     """
     project = load_project(settings.config)
     for warning in project.warnings:
@@ -85,11 +112,11 @@ async def run(settings: Settings, part: Part, announce: Callable[[str, str, str 
     if part in SERVING:
         settings.check_door(has_custom_auth=project.sections.auth.path is not None)
     allow_many_files()
-    listener = listen(settings) if part in SERVING else None
+    listener = _listener(settings, part, sibling)
     prefix = _mount_prefix(settings, project)
     base_url = own_url(settings, listener) + prefix
-    async with _assembled(settings, project, part, base_url, listener) as (running, database_url):
-        stop = signals()
+    async with _assembled(settings, project, part, base_url, listener, sibling) as (running, database_url):
+        stop = sibling.tether.signals() if sibling else signals()
         server = Server(running.http, listener) if listener else None
         answering = asyncio.create_task(server.serve(), name="http") if server else None
         url = f"{server.url}{prefix}" if server else ""
@@ -107,9 +134,20 @@ async def run(settings: Settings, part: Part, announce: Callable[[str, str, str 
             raise SystemExit(1)
 
 
+def _listener(settings: Settings, part: Part, sibling: Sibling | None) -> socket.socket | None:
+    if part not in SERVING:
+        return None
+    return own_door(sibling.door) if sibling else listen(settings)
+
+
 @asynccontextmanager
 async def _assembled(
-    settings: Settings, project: Project, part: Part, base_url: str, listener: socket.socket | None
+    settings: Settings,
+    project: Project,
+    part: Part,
+    base_url: str,
+    listener: socket.socket | None,
+    sibling: Sibling | None,
 ) -> AsyncIterator[tuple[Running, str]]:
     async with AsyncExitStack() as stack:
         post = _post(settings, project, base_url)
@@ -124,11 +162,12 @@ async def _assembled(
         gate, custom = await _own_code(settings, project, graphs, part, stack)
         await migrate(listen_url or url, vector_dims=project.vector_dims)
         parts = await opened(settings, project, graphs, post, (url, listen_url), stack)
-        worker = await working(parts, stack, tasks) if part != "api" else None
+        board = sibling.board if sibling else None
+        worker = await working(parts, stack, tasks, board) if part != "api" else None
         tasks.start("bell", parts.bell.listen(), may_end=True)
         tasks.start("news", parts.events.watch())
         stack.push_async_callback(tasks.stop)
-        services = _services(parts, worker or Idle(), gate)
+        services = _services(parts, worker or Idle(), gate, Traffic(board.number if board else None))
         if worker is not None:
             tasks.start("crons", keep_looking(partial(fire_due, parts.crons, partial(fire, services)), "crons"))
             deadlines = partial(act_on_due, parts.approvals, partial(expire, services))
@@ -136,7 +175,7 @@ async def _assembled(
         yield Running(services, _http(services, project, custom), worker, failed), url
 
 
-def _services(parts: Parts, dispatcher: Dispatcher, gate: Gate) -> Services:
+def _services(parts: Parts, dispatcher: Dispatcher, gate: Gate, traffic: Traffic) -> Services:
     return Services(
         settings=parts.settings,
         sections=parts.project.sections,
@@ -161,6 +200,7 @@ def _services(parts: Parts, dispatcher: Dispatcher, gate: Gate) -> Services:
         crons=parts.crons,
         approvals=parts.approvals,
         policies=parts.policies,
+        traffic=traffic,
     )
 
 
@@ -253,14 +293,5 @@ def _answer_meanwhile(listener: socket.socket | None, meanwhile: AsyncExitStack)
 async def _database_url(
     settings: Settings, stack: AsyncExitStack, tasks: Tasks, listener: socket.socket | None
 ) -> tuple[str, str | None]:
-    """The pool's URL, and the one for LISTEN and session locks if there are sessions; the database is there then."""
-    if settings.database_url is not None:
-        async with AsyncExitStack() as meanwhile:
-            for url in dict.fromkeys((settings.listen_url or settings.database_url, settings.database_url)):
-                await wait_for(url, partial(_answer_meanwhile, listener, meanwhile))
-        return settings.database_url, settings.listen_url
-    postgres = EmbeddedPostgres(settings.data_dir)
-    url = await postgres.start()
-    stack.push_async_callback(postgres.stop)
-    tasks.start("embedded-postgres", postgres.watch())
-    return url, url
+    async with AsyncExitStack() as meanwhile:
+        return await laid(settings, stack, tasks, partial(_answer_meanwhile, listener, meanwhile))

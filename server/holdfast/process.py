@@ -10,8 +10,9 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -23,6 +24,7 @@ from holdfast.settings import Settings
 logger = logging.getLogger(__name__)
 
 CANCEL_AGAIN_SECONDS = 1.0
+BACKLOG = 2048
 
 
 class Tasks:
@@ -68,6 +70,7 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self._listener = listener
+        listener.listen(BACKLOG)  # from now on nobody is refused
         host, port = listener.getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
@@ -82,11 +85,80 @@ class Server(uvicorn.Server):
 def listen(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+        return socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise SettingsError(
             f"cannot listen on {settings.host}:{settings.port} (set HOST, PORT): {error.strerror}"
         ) from error
+
+
+def shared_door(settings: Settings) -> socket.socket:
+    """Keeps an address for several processes, each of which makes a socket of its own of it (`own_door`).
+
+    On Linux every process has a queue of its own (SO_REUSEPORT) and the kernel deals connections out by their hash.
+    With one queue for all, whoever wakes first accepts all that wait: of 32 clients who connected at once, one of two
+    processes got 23 to 31, and all of 8; with two queues 14 to 18, and 3 to 5. Connections stay, so that is how it
+    remains. Nobody waits in the queue of a process that is not there either: this socket does not listen.
+    """
+    alone = listen(settings)
+    if sys.platform != "linux":
+        return alone
+    # That came to be without SO_REUSEPORT, which would have let us in beside another server.
+    family, address = alone.family, alone.getsockname()
+    alone.close()
+    return _bound(family, address)
+
+
+def own_door(shared: socket.socket) -> socket.socket:
+    """This process's socket at the address of `shared`; it listens from when it is served."""
+    if sys.platform != "linux":
+        return shared
+    door = _bound(shared.family, shared.getsockname())
+    # A forked child (multiprocessing) would keep it open after our death, and the kernel send connections to nobody.
+    os.register_at_fork(after_in_child=door.close)
+    return door
+
+
+def _bound(family: int, address: Any) -> socket.socket:
+    door = socket.socket(family)
+    for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+        door.setsockopt(socket.SOL_SOCKET, option, 1)
+    door.bind(address)
+    return door
+
+
+class Tether:
+    """What ties one of several processes to the one that started it: a socket between the two.
+
+    Up goes that this one is ready. Down comes a byte for every signal, so that a signal to the whole group, as from a
+    terminal or systemd, is not heard twice. It breaks when the other one dies, however it does; then this one ends at
+    once, as if it had been killed itself.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        os.set_inheritable(descriptor, False)
+        self._socket = socket.socket(fileno=descriptor)
+        self._heard: Callable[[], object] = partial(os._exit, 0)  # nothing has begun yet
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)  # ignored by us, and not by programs that the project starts
+        threading.Thread(target=self._listen, name="holdfast-tether", daemon=True).start()
+
+    def ready(self, url: str) -> None:
+        with suppress(OSError):  # the other one has died, which the thread knows
+            self._socket.sendall(f"{url}\n".encode())
+
+    def signals(self) -> asyncio.Queue[None]:
+        """What is `signals()` elsewhere."""
+        stop: asyncio.Queue[None] = asyncio.Queue()
+        self._heard = partial(asyncio.get_running_loop().call_soon_threadsafe, stop.put_nowait, None)
+        return stop
+
+    def _listen(self) -> None:
+        with suppress(OSError):
+            while self._socket.recv(1):
+                with suppress(RuntimeError):  # the event loop has ended, and the process is about to
+                    self._heard()
+        os._exit(1)
 
 
 def allow_many_files() -> None:

@@ -12,7 +12,8 @@ STUDIO = "https://smith.langchain.com/studio/?baseUrl="
 
 def welcome(settings: Settings, part: str, url: str, database_url: str, auth: str | None) -> str:
     """The URLs that matter, which database, which model, who may come in (`auth`: the project's own `auth.path`)."""
-    lines = [f"Holdfast is ready ({part})", ""]
+    several = f", {settings.processes} processes" if part == "serve" and settings.processes > 1 else ""
+    lines = [f"Holdfast is ready ({part}{several})", ""]
     if url:
         lines += [
             f"  API       {url}",

@@ -29,18 +29,20 @@ from holdfast.worker.isolation import Isolation
 from holdfast.worker.loop import Worker
 from holdfast.worker.measuring import measure_threads
 from holdfast.worker.pruning import sweep_expired
+from holdfast.worker.siblings import Board
 from holdfast.worker.webhooks import Courier
 
 LAST_SECONDS = 5.0
 """How long a process that has drained may take to leave."""
 
 
-async def working(parts: Parts, stack: AsyncExitStack, tasks: Tasks) -> Worker:
-    """The worker and its side tasks, at work."""
+async def working(parts: Parts, stack: AsyncExitStack, tasks: Tasks, board: Board | None) -> Worker:
+    """The worker and its side tasks, at work; `board` if there are siblings."""
     settings, worker_id = parts.settings, uuids.uuid7()
     courier = Courier(worker_id, parts.deliveries, parts.post) if parts.post else None
     isolation = Isolation(parts.queue, {"HOLDFAST_CONFIG": str(settings.config), "DATABASE_URL": parts.urls[0]})
-    worker = Worker(worker_id, _workshop(parts, courier), slots=settings.slots, suspect_found=isolation.wake)
+    shop = _workshop(parts, courier)
+    worker = Worker(worker_id, shop, slots=settings.slots, suspect_found=isolation.wake, board=board)
     await _start_worker(worker, settings, parts.urls, stack)
     tasks.start("worker", worker.run(), may_end=True)
     tasks.start("isolation", isolation.run())

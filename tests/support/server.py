@@ -18,6 +18,8 @@ import httpx
 from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 
+from bench import machine
+
 ROOT = Path(__file__).parents[2]
 READY_SECONDS = 60.0
 STOP_SECONDS = 30.0
@@ -38,7 +40,10 @@ class Elsewhere:
 
 
 class Server(Elsewhere):
-    """One process of Holdfast. As a context manager it is started, ready, and gone afterwards."""
+    """One process of Holdfast, or a supervisor with its `processes`.
+
+    As a context manager it is started, ready, and gone afterwards.
+    """
 
     def __init__(
         self,
@@ -48,6 +53,7 @@ class Server(Elsewhere):
         data_dir: Path | None = None,
         part: str = "serve",
         port: int | None = None,
+        processes: int = 1,
         planted: str = "",
         tree: Path = ROOT,
         **environment: str,
@@ -61,6 +67,8 @@ class Server(Elsewhere):
             self._command += ["--port", str(self.port)]
         if database_url:
             self._command += ["--database-url", database_url]
+        if processes > 1:
+            self._command += ["--processes", str(processes)]
         if data_dir:
             self._command += ["--data-dir", str(data_dir)]
         # Beside the tests lies a directory named `server`, which no project should find.
@@ -85,6 +93,11 @@ class Server(Elsewhere):
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
+
+    @property
+    def siblings(self) -> set[int]:
+        """The pids of the processes that a supervisor has."""
+        return {pid for pid in machine.tree(self.pid) if b"\0sibling\0" in _command_line(pid)}
 
     @property
     def is_up(self) -> bool:
@@ -150,6 +163,13 @@ def refusal_to_start(config: Path, database_url: str | None = None, **environmen
     lines = (ended.stdout + ended.stderr).strip().splitlines()
     assert "Traceback (most recent call last):" not in lines
     return lines[-1]
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def free_port() -> int:

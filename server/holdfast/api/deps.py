@@ -181,7 +181,7 @@ class Services:
     approvals: Approvals
     policies: Policies
     """What the project decided about questions."""
-    traffic: Traffic = field(default_factory=Traffic)
+    traffic: Traffic
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
     """The process was asked to stop; requests are still answered."""
     closing: asyncio.Event = field(default_factory=asyncio.Event)

@@ -11,11 +11,12 @@ UNMATCHED = "(no route)"
 class Traffic:
     """Counts answers by method, route and status; one per process."""
 
-    def __init__(self) -> None:
+    def __init__(self, process: int | None = None) -> None:
+        """`process`: which of several at one address this is, so that nobody takes their counts for one."""
         self.registry = CollectorRegistry()
-        self._counter = Counter(
-            "holdfast_http_requests", "Answered requests", ["method", "path", "status"], registry=self.registry
-        )
+        self._process = {} if process is None else {"process": str(process)}
+        labels = ["method", "path", "status", *self._process]
+        self._counter = Counter("holdfast_http_requests", "Answered requests", labels, registry=self.registry)
 
     def counting(self, app: ASGIApp) -> ASGIApp:
         """`app`, with its answers counted."""
@@ -37,7 +38,7 @@ class Traffic:
             finally:
                 # The template and not the path: every id would be a time series of its own.
                 path = getattr(scope.get("route"), "path", None) or UNMATCHED
-                self._counter.labels(scope["method"], path, status).inc()
+                self._counter.labels(method=scope["method"], path=path, status=status, **self._process).inc()
 
         return counted
 

@@ -60,6 +60,8 @@ STEADY_SECONDS = 10.0
 PAUSE_SECONDS = 0.1
 TRIES = 5
 
+CONNECTIONS = 100
+
 SETTINGS = {
     "listen_addresses": "",
     "port": str(PORT),
@@ -70,7 +72,6 @@ SETTINGS = {
     "full_page_writes": "on",
     # A small machine, shared with the server itself.
     "shared_buffers": "96MB",
-    "max_connections": "100",
     "max_wal_size": "256MB",  # bounds the replay after a crash, and so the start
     "wal_compression": "on",
     "io_method": "sync",  # no worker processes for a database that fits in memory
@@ -93,8 +94,10 @@ class EmbeddedPostgres:
     with what Postgres logged. `start_sync` and `stop_sync` are the same without an event loop.
     """
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, *, connections: int = CONNECTIONS) -> None:
+        """`connections`: how many have to fit at once, if those are more than usual."""
         self.owner = False
+        self._connections = max(connections, CONNECTIONS)
         self._data_dir = data_dir.resolve()
         self._cluster = self._data_dir / "postgres"
         self._log = self._data_dir / "postgres.log"
@@ -240,6 +243,7 @@ class EmbeddedPostgres:
     def _command(self, binaries: Path, account: Account, sockets: Path, marker: str) -> list[str]:
         quoted = str(sockets).replace('"', '""')  # the setting is a list
         settings = SETTINGS | {"unix_socket_directories": f'"{quoted}"', "cluster_name": marker}
+        settings["max_connections"] = str(self._connections)
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         return [str(binaries / "postgres"), "-D", working_name(account, self._cluster), *options]
 

@@ -5,7 +5,8 @@ ring from another one, a finished run, a dead worker, a timer that came due. It 
 free slots, and sleeps again; a slow poll covers lost rings. Requests of this process take a shortcut: they reserve a
 slot, claim their run in the very transaction that admits it, and hand it over (`reserve`, `start`, `release`). They
 overtake nobody: there is no slot for them from the moment that a run was queued until a look at the queue has found
-nothing.
+nothing. Where `serve` is several processes (`worker/siblings.py`), one that executes more than another has no slot for
+them either, and leaves the others a moment before it looks at the queue itself.
 
 A heartbeat thread (`db/liveness.py`) keeps the lease. When it reports that the lease was lost, everything that the
 database no longer attributes to this worker is stopped; when it reports dead workers, their runs return to the queue.
@@ -25,6 +26,7 @@ from holdfast.errors import DatabaseError
 from holdfast.rules.recovery import SUSPECT_AFTER
 from holdfast.rules.run import StopReason
 from holdfast.worker.execute import Execution, Workshop
+from holdfast.worker.siblings import ABSENT, Board
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,8 @@ ADRIFT_SECONDS = 1.0
 """How long a run may be attributed to this worker and executed nowhere, while nothing is being claimed."""
 LOST_ANSWER_SECONDS = 30.0
 """The same while something is: a commit whose answer was lost may take so long to be looked up."""
+YIELD_SECONDS = 0.005
+"""How long a process that is ahead of its siblings leaves the queue to them; then it takes one run."""
 LAST_SECONDS = 5.0
 """How long a stopping worker waits for steps that were told to stop at once."""
 
@@ -41,10 +45,17 @@ class Worker:
     """Executes runs in this process, at most `slots` at a time."""
 
     def __init__(
-        self, worker_id: UUID, shop: Workshop, *, slots: int, suspect_found: Callable[[], None] = lambda: None
+        self,
+        worker_id: UUID,
+        shop: Workshop,
+        *,
+        slots: int,
+        suspect_found: Callable[[], None] = lambda: None,
+        board: Board | None = None,
     ) -> None:
-        """`suspect_found`: called when a run has to go on in a process of its own."""
+        """`suspect_found`: called when a run has to go on in a process of its own; `board`: where siblings look."""
         self.worker_id = worker_id
+        self._board = board
         self._suspect_found = suspect_found
         self._shop = shop
         self._queue: Queue = shop.queue
@@ -64,6 +75,7 @@ class Worker:
         self._bell.on("run", lambda _: self.wake())
         self._bell.on("cancel", self._cancel_heard)
         self._side_tasks: set[asyncio.Task[None]] = set()
+        self._tell()
 
     @property
     def active(self) -> int:
@@ -72,16 +84,18 @@ class Worker:
 
     def reserve(self) -> UUID | None:
         """A slot for a run that is about to be admitted: the id to claim it for, or None if it has to queue."""
-        if self._free < 1:
+        if self._room < 1:
             self._calls += 1
         if self._draining or self._answered < self._calls:
             return None
         self._reserved += 1
+        self._tell()
         return self.worker_id
 
     def release(self) -> None:
         """Give a reserved slot back unused."""
         self._reserved -= 1
+        self._tell()
         self._wake.set()
 
     def start(self, claim: Claimed) -> None:
@@ -112,6 +126,8 @@ class Worker:
         """Claim and execute until drained."""
         while not self._draining:
             self._wake.clear()
+            if self._room < 1 <= self._free:
+                await asyncio.sleep(YIELD_SECONDS)
             try:
                 claimed = await self._claim()
                 due = None if claimed or self._free < 1 else await self._queue.next_due()
@@ -131,6 +147,7 @@ class Worker:
     async def drain(self, grace: float) -> None:
         """Stop claiming; runs stop at their next superstep boundary and go back to the queue, late ones at once."""
         self._draining = True
+        self._tell()
         self._wake.set()
         for execution in list(self._executions.values()):
             execution.drain()
@@ -173,16 +190,29 @@ class Worker:
 
     @property
     def _free(self) -> int:
-        return self._slots - len(self._executions) - self._reserved
+        return self._slots - self._load
+
+    @property
+    def _load(self) -> int:
+        return len(self._executions) + self._reserved
+
+    @property
+    def _room(self) -> int:
+        """How many of the free slots are to be filled before the siblings have had a turn."""
+        return self._free if self._board is None else min(self._free, self._board.room(self._load))
+
+    def _tell(self) -> None:
+        if self._board is not None:
+            self._board.say(ABSENT if self._draining else self._load)
 
     async def _claim(self) -> bool:
         """Claim what fits; whether another look may find more."""
-        free, calls = self._free, self._calls
-        if free < 1:
+        calls = self._calls
+        if self._free < 1:
             return False
         self._claiming = True
         try:
-            claimed = await self._queue.claim(self.worker_id, limit=free)
+            claimed = await self._queue.claim(self.worker_id, limit=max(self._room, 1))
         finally:
             self._claiming = False
         if not claimed:
@@ -203,6 +233,7 @@ class Worker:
         execution = Execution(claim, self._shop, alone=alone)
         self._executions[claim.run_id] = execution
         self._idle.clear()
+        self._tell()
         if self._draining:
             execution.drain()
         task = asyncio.create_task(execution.run(), name=f"run-{claim.run_id}")
@@ -213,6 +244,7 @@ class Worker:
         if self._executions.get(claim.run_id) is execution:
             del self._executions[claim.run_id]
             del self._tasks[claim.run_id]
+        self._tell()
         if not self._executions:
             self._idle.set()
         if self._answered < self._calls or not execution.left_quiet:
