@@ -36,6 +36,7 @@ from holdfast.errors import Unreadable
 _MESSAGES: dict[tuple[str, str], type[BaseMessage]] = {
     (cls.__module__, cls.__name__): cls for cls in (AIMessage, HumanMessage, SystemMessage, ToolMessage)
 }
+_FIELDS = {cls: tuple(cls.model_fields) for cls in _MESSAGES.values()}
 
 
 _INT = ("builtins", "int")
@@ -82,7 +83,7 @@ class StateSerializer(JsonPlusSerializer):
         if code == EXT_PYDANTIC_V2:
             module, name, fields, *_ = _unpack(blob, read)
             if (cls := _MESSAGES.get((module, name))) is not None:
-                return cls.model_construct(**fields)
+                return _message(cls, fields)
         named = _named(code, blob)
         value = self._unpack_ext_hook(code, blob)
         if named is not None and self._declares(named):
@@ -98,6 +99,19 @@ class StateSerializer(JsonPlusSerializer):
 
 def _unpack(blob: bytes, read: Callable[[int, bytes], Any]) -> Any:
     return ormsgpack.unpackb(blob, ext_hook=read, option=ormsgpack.OPT_NON_STR_KEYS)
+
+
+def _message(cls: type[BaseMessage], fields: dict[str, Any]) -> BaseMessage:
+    """`cls.model_construct(**fields)`, at a third of its price where there is every field, in order, and nothing else:
+    then these are the instance's attributes as they stand."""
+    if tuple(fields) != _FIELDS[cls]:
+        return cls.model_construct(**fields)
+    message = cls.__new__(cls)
+    object.__setattr__(message, "__dict__", fields)
+    object.__setattr__(message, "__pydantic_fields_set__", set(fields))
+    object.__setattr__(message, "__pydantic_extra__", {})
+    object.__setattr__(message, "__pydantic_private__", None)
+    return message
 
 
 def _named(code: int, blob: bytes) -> tuple[str, str] | None:

@@ -79,6 +79,13 @@ def dumps(value: Any) -> bytes:
     return _exact(value)
 
 
+def written(value: Any) -> orjson.Fragment:
+    """`value` as it is now, to be part of what `dumps` writes later. Raises as `dumps` does."""
+    if type(value) is list:  # long lists of messages: orjson would ask for each of them
+        value = [_message(item) if _converter(type(item)) is _message else item for item in value]  # type: ignore[arg-type]
+    return orjson.Fragment(dumps(value))
+
+
 def for_jsonb(value: Any) -> Any:
     """`value` as JSON values that JSONB takes: NUL is U+FFFD. Raises as `dumps` does."""
     text = dumps(value)
@@ -218,6 +225,8 @@ def _plain(value: Any, depth: int) -> Any:
         raise UnserializableValue(f"The value is nested more than {MAX_DEPTH} levels deep")
     if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, orjson.Fragment):
+        return json.loads(orjson.dumps(value))
     if isinstance(value, enum.Enum):
         return _plain(value.value, depth)
     if isinstance(value, str | int | float):
