@@ -1,4 +1,4 @@
-"""State to bytes and back: LangGraph's serializer in strict mode, with a short way for messages.
+"""State to bytes and back: LangGraph's serializer in strict mode, with short ways for messages.
 
 A conversation is read back message by message, and most of that time goes into validating again what was valid when it
 was written. LangChain's own message classes are therefore constructed without validation, from the very fields that
@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import ormsgpack
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolCall, ToolMessage
 from langgraph.checkpoint.serde.jsonplus import (
     EXT_CONSTRUCTOR_SINGLE_ARG,
     EXT_DELTA_SNAPSHOT,
@@ -36,7 +37,9 @@ from holdfast.errors import Unreadable
 _MESSAGES: dict[tuple[str, str], type[BaseMessage]] = {
     (cls.__module__, cls.__name__): cls for cls in (AIMessage, HumanMessage, SystemMessage, ToolMessage)
 }
-_FIELDS = {cls: tuple(cls.model_fields) for cls in _MESSAGES.values()}
+_FIELDS: dict[type, tuple[str, ...]] = {cls: tuple(cls.model_fields) for cls in _MESSAGES.values()}
+_CALL = frozenset(ToolCall.__annotations__)
+"""All that LangChain declares of a tool call."""
 
 
 _INT = ("builtins", "int")
@@ -50,7 +53,9 @@ class StateSerializer(JsonPlusSerializer):
 
     def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
         try:
-            return super().dumps_typed(obj)
+            if obj is None or isinstance(obj, bytes | bytearray):
+                return super().dumps_typed(obj)
+            return "msgpack", ormsgpack.packb(obj, default=_shortly, option=_option)
         except TypeError:
             return "msgpack", _pack_widely(obj)
 
@@ -126,6 +131,25 @@ def _named(code: int, blob: bytes) -> tuple[str, str] | None:
     if not (0 <= code <= EXT_PYDANTIC_V2 and isinstance(stored, list | tuple) and len(stored) > 2):
         raise Unreadable(f"an extension of msgpack that nobody knows ({code})")
     return stored[0], stored[1]
+
+
+def _shortly(value: Any) -> Any:
+    """What LangGraph's serializer makes of a value; of a message that holds nothing but what msgpack knows, without
+    `model_dump`, which copies it, and leaves out what LangChain does not declare of calls and usage."""
+    kind = type(value)
+    if (names := _FIELDS.get(kind)) is not None and not value.__pydantic_extra__:
+        fields = value.__dict__
+        if tuple(fields) == names and _is_declared(fields):
+            named = (kind.__module__, kind.__name__, fields, "model_validate_json")
+            with suppress(TypeError):
+                return ormsgpack.Ext(EXT_PYDANTIC_V2, ormsgpack.packb(named, option=_option))
+    return _msgpack_default(value)
+
+
+def _is_declared(fields: dict[str, Any]) -> bool:
+    if fields.get("invalid_tool_calls") or fields.get("usage_metadata"):
+        return False
+    return all(type(call) is dict and call.keys() <= _CALL for call in fields.get("tool_calls") or ())
 
 
 def _pack_widely(value: Any) -> bytes:
