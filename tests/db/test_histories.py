@@ -14,7 +14,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, Overwrite
 from typing_extensions import TypedDict
 
-from holdfast.db import histories, lineages
+from holdfast.db import checkpoints, lineages
 from holdfast.db.checkpoints import FencedSaver
 from holdfast.db.histories import HistorySaver
 from holdfast.db.pool import Database
@@ -146,7 +146,7 @@ async def test_a_page_costs_one_walk_for_each_snapshot_that_it_passes(
         walks.append(asked)
         return await lineages.walk(*asked)
 
-    monkeypatch.setattr(histories, "walk", counted)
+    monkeypatch.setattr(checkpoints, "walk", counted)
     rows = await history(HistorySaver(database), limit=12)
     assert len(rows) == 12
     assert len(walks) <= 4

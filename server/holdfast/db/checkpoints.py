@@ -16,15 +16,18 @@ put as a pipeline of statements. This one keeps its tables and its reading code 
 Strings that JSONB refuses (NUL, lone surrogates), NaN and integers over 64 bits would fail inline in the `checkpoint`
 column, and it would change -0.0 and large floats, so such values travel as blobs; the stock reading code finds them
 there.
+
+What is read is turned into values once the connection is back in the pool: lists that are kept by element take another
+query (`elements.py`), and whoever held one connection while it waited for a second could wait for ever.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from uuid import UUID
 
 from langchain_core.runnables import RunnableConfig
@@ -35,6 +38,7 @@ from langgraph.checkpoint.base import (
     CheckpointMetadata,
     CheckpointTuple,
     DeltaChannelHistory,
+    PendingWrite,
     get_checkpoint_id,
     get_serializable_checkpoint_metadata,
 )
@@ -45,6 +49,8 @@ from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from holdfast.db.checkpointids import come_after
+from holdfast.db.elements import TYPE, Elements, Missing, Row, put_together
+from holdfast.db.lineages import Line, walk
 from holdfast.db.pool import PERSISTENT_SECONDS, REPEAT_SECONDS, Database
 from holdfast.db.serde import StateSerializer
 from holdfast.db.sql import statements
@@ -84,6 +90,7 @@ class FencedSaver(AsyncPostgresSaver):
         super().__init__(database.pool, serde=StateSerializer())
         self._database = database
         self._fence = fence
+        self._elements = Elements(database)
         self._own_checkpoints: set[str] = set()
         # A request can be sent again, a run cannot.
         self._patience = SAVE_RETRY_SECONDS if self._is_run else REPEAT_SECONDS
@@ -92,6 +99,8 @@ class FencedSaver(AsyncPostgresSaver):
         self._idle.set()
         self.graph_revision: str | None = None
         """The fingerprint of the graph that writes here, kept with every checkpoint."""
+        self.by_element = False
+        """Whether long lists are stored by element from now on; all that is stored can be read in any case."""
         self.steps_saved = 0
         """Supersteps of the graph and its subgraphs; inputs do not count."""
 
@@ -114,7 +123,12 @@ class FencedSaver(AsyncPostgresSaver):
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         read = super().aget_tuple
-        found = await self._database.retrying(lambda: read(config), for_seconds=self._patience)
+
+        async def row() -> list[CheckpointTuple]:
+            return [found] if (found := await read(config)) else []
+
+        loaded = await self._loaded(row)
+        found = loaded[0] if loaded else None
         if found is not None and self._fence is not None:
             come_after(await self._newest_id(config, found))
         return found
@@ -147,32 +161,98 @@ class FencedSaver(AsyncPostgresSaver):
         async def page() -> list[CheckpointTuple]:
             return [found async for found in read(config, filter=filter, before=before, limit=limit)]
 
-        for found in await self._database.retrying(page, for_seconds=self._patience):
+        for found in await self._loaded(page):
             yield found
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
-        read = super().aget_delta_channel_history
+        start = get_checkpoint_id(config)
+        if start is None:
+            newest = await self.aget_tuple(config)
+            start = newest.config["configurable"]["checkpoint_id"] if newest else ""
+        lines = await self._walk(config, start, channels)
         with reading_deltas(channels, config):
-            return await self._database.retrying(
-                lambda: read(config=config, channels=channels), for_seconds=self._patience
-            )
+            return {channel: self._replayed(channel, line, 0) for channel, line in lines.items()}
+
+    async def _walk(self, config: RunnableConfig, start: str, channels: Sequence[str]) -> dict[str, Line]:
+        place = config["configurable"]
+
+        async def walked() -> dict[str, Line]:
+            async with self._database.connection("worker") as conn:
+                return await walk(conn, place["thread_id"], place.get("checkpoint_ns", ""), start, channels)
+
+        lines = await self._database.retrying(walked, for_seconds=self._patience)
+        for line in lines.values():
+            if line.seed is not None and line.seed[0] == TYPE:
+                root = line.seed[1]
+                parts = await self._elements.fetch(place["thread_id"], [root], for_seconds=self._patience)
+                with reading_deltas(channels, config):
+                    line.seed = "msgpack", put_together(root, parts)
+        return lines
+
+    def _replayed(self, channel: str, line: Line, place: int) -> DeltaChannelHistory:
+        """All that was written before this place of a line, and on what, in objects of nobody else's."""
+        history: DeltaChannelHistory = {"writes": self._written(channel, line, place, len(line.ancestors))}
+        if line.seed is not None:
+            history["seed"] = self.serde.loads_typed(line.seed)
+        elif line.inline is not None:
+            history["seed"] = line.inline
+        return history
+
+    def _written(self, channel: str, line: Line, place: int, last: int) -> list[PendingWrite]:
+        """What was written between two places of a line, the older one included."""
+        return [
+            (task, channel, self.serde.loads_typed((kind, blob)))
+            for ancestor in reversed(line.ancestors[place:last])
+            for _, task, kind, blob, *_ in line.writes.get(ancestor, ())
+        ]
 
     async def _load_checkpoint_tuple(self, value: DictRow) -> CheckpointTuple:
-        """As the stock saver does it, but for the thread of its own in which that reads a row's writes: what is usual
-        takes less time than handing it over."""
-        place = {"thread_id": value["thread_id"], "checkpoint_ns": value["checkpoint_ns"]}
-        parent = value["parent_checkpoint_id"]
-        checkpoint = value["checkpoint"]
-        with _reading(f"checkpoint {value['checkpoint_id']}"):
+        """Leaves a row as it is: the stock saver comes here with its connection in hand."""
+        return cast("CheckpointTuple", value)
+
+    async def _loaded(self, read: Callable[[], Awaitable[list[CheckpointTuple]]]) -> list[CheckpointTuple]:
+        """What the stock saver reads, in values. If a thread is pruned between the two steps, they are taken again."""
+        rows = cast("list[DictRow]", await self._database.retrying(read, for_seconds=self._patience))
+        try:
+            await self._put_together(rows)
+        except Missing:
+            rows = cast("list[DictRow]", await self._database.retrying(read, for_seconds=self._patience))
+            await self._put_together(rows)
+        return [self._tuple(row) for row in rows]
+
+    async def _put_together(self, rows: Sequence[DictRow]) -> None:
+        """Put the lists in these rows together that are kept by element."""
+        roots = [(row, blob) for row in rows for blob in row["channel_values"] or () if blob[1] == TYPE.encode()]
+        wanted: dict[str, list[bytes]] = {}
+        for row, blob in roots:
+            wanted.setdefault(row["thread_id"], []).append(blob[2])
+        found = {
+            thread_id: await self._elements.fetch(thread_id, named, for_seconds=self._patience)
+            for thread_id, named in wanted.items()
+        }
+        for row, blob in roots:
+            parts = found[row["thread_id"]]
+            with _reading(f"checkpoint {row['checkpoint_id']}: channel '{blob[0].decode()}'"):
+                blob[1:] = self._list(row, blob[2], parts)
+
+    def _list(self, row: DictRow, root: bytes, parts: Mapping[bytes, Row]) -> tuple[bytes, Any]:  # noqa: ARG002
+        """A row's list that is kept by element, as the type and the bytes that LangGraph would have stored."""
+        return b"msgpack", put_together(root, parts)
+
+    def _tuple(self, row: DictRow) -> CheckpointTuple:
+        place = {"thread_id": row["thread_id"], "checkpoint_ns": row["checkpoint_ns"]}
+        parent = row["parent_checkpoint_id"]
+        checkpoint = row["checkpoint"]
+        with _reading(f"checkpoint {row['checkpoint_id']}"):
             inline = checkpoint.get("channel_values") or {}
             return CheckpointTuple(
-                {"configurable": place | {"checkpoint_id": value["checkpoint_id"]}},
-                checkpoint | {"channel_values": inline | self._load_blobs(value["channel_values"])},
-                value["metadata"],
+                {"configurable": place | {"checkpoint_id": row["checkpoint_id"]}},
+                checkpoint | {"channel_values": inline | self._load_blobs(row["channel_values"])},
+                row["metadata"],
                 {"configurable": place | {"checkpoint_id": parent}} if parent else None,
-                self._load_writes(value["pending_writes"]),
+                self._load_writes(row["pending_writes"]),
             )
 
     def _load_blobs(self, blob_values: list[tuple[bytes, bytes, bytes]]) -> dict[str, Any]:
@@ -205,11 +285,14 @@ class FencedSaver(AsyncPostgresSaver):
         labels: dict[str, Any] = {**get_serializable_checkpoint_metadata(config, metadata)}
         if self.graph_revision is not None:
             labels["graph_revision"] = self.graph_revision
+        new = {channel: value for channel, value in blobs.items() if channel in new_versions}
+        lists = self._elements.dump(self.serde, configurable["thread_id"], new if self.by_element else {})
+        roots = lists.roots
         rows = self._dump_blobs(
             configurable["thread_id"],
             configurable["checkpoint_ns"],
             blobs,
-            {channel: version for channel, version in new_versions.items() if channel in blobs},
+            {channel: new_versions[channel] for channel in new if channel not in roots},
         )
         # Before the save: the writes of the first tasks are under way at the same time.
         self._own_checkpoints.add(checkpoint["id"])
@@ -220,14 +303,18 @@ class FencedSaver(AsyncPostgresSaver):
                 "checkpoint_ns": configurable["checkpoint_ns"],
                 "checkpoint_id": checkpoint["id"],
                 "parent_id": configurable.get("checkpoint_id"),
-                "channels": [row[2] for row in rows],
-                "versions": [row[3] for row in rows],
-                "types": [row[4] for row in rows],
-                "blobs": [row[5] for row in rows],
+                "channels": [*(row[2] for row in rows), *roots],
+                "versions": [*(row[3] for row in rows), *(new_versions[channel] for channel in roots)],
+                "types": [*(row[4] for row in rows), *[TYPE] * len(roots)],
+                "blobs": [*(row[5] for row in rows), *roots.values()],
+                "digests": [row.digest for row in lists.rows],
+                "levels": [row.level for row in lists.rows],
+                "elements": [row.bytes for row in lists.rows],
                 "checkpoint": Jsonb({**checkpoint, "channel_values": inline}),
                 "metadata": Jsonb(_plain(labels)),
             },
         )
+        self._elements.committed(lists)
         self.steps_saved += metadata.get("source") == "loop"
         return {
             "configurable": {
@@ -310,7 +397,7 @@ def _reading(what: str) -> Iterator[None]:
     try:
         yield
     except Unreadable as unreadable:
-        raise Unreadable(f"{what}: {unreadable}") from unreadable
+        raise type(unreadable)(f"{what}: {unreadable}") from unreadable
 
 
 def reading_deltas(channels: Sequence[str], config: RunnableConfig) -> AbstractContextManager[None]:

@@ -8,6 +8,8 @@ writes. So a page is read like this:
   walk of their own; a fork, or a snapshot that the page passes, costs one more.
 * The rows come **oldest first**, and a channel's value is carried on from row to row: a write is deserialised once and
   goes through the reducer once, as when it happened.
+* Lists that are kept by element (`elements.py`) are fetched for the whole page at once, and an element that several
+  rows have is deserialised once and is in all of them.
 * Reducers may change what they are given. A row's values therefore hold only until the next row is asked for; whoever
   wants to keep them writes them down before (`worker/states.py`). What is carried on came down one line of
   checkpoints: another branch begins again from what is stored, and so does the row after one whose pending writes
@@ -25,12 +27,17 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 from langgraph._internal._typing import MISSING
 from langgraph.channels.delta import DeltaChannel
-from langgraph.checkpoint.base import CheckpointTuple, DeltaChannelHistory, PendingWrite, get_checkpoint_id
+from langgraph.checkpoint.base import CheckpointTuple, DeltaChannelHistory, get_checkpoint_id
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
+from psycopg.rows import DictRow
 
 from holdfast.db.checkpoints import NULL_TASK_ID, FencedSaver, reading_deltas
-from holdfast.db.lineages import Line, walk
+from holdfast.db.elements import Row, array, pieces
+from holdfast.db.lineages import Line
 from holdfast.db.pool import Database
+
+SHARED = b"holdfast-shared"
+"""The type of a value that is no longer bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +58,8 @@ class HistorySaver(FencedSaver):
         self._disturbed: set[str] = set()
         self._lines: dict[str, list[Line]] = {}
         self._carried: dict[str, _Carried] = {}
+        self._is_listing = False
+        self._shared: dict[bytes, list[Any]] = {}
 
     def carries(self, channels: Mapping[str, object]) -> None:
         """Say which channels the graph has whose history is going to be read."""
@@ -64,16 +73,33 @@ class HistorySaver(FencedSaver):
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
+        self._is_listing = True
         page = [found async for found in super().alist(config, filter=filter, before=before, limit=limit)]
+        self._is_listing = False
         page.reverse()
         self._page = [_id_of(found.config) for found in page]
-        self._disturbed = {
-            _id_of(found.config)
-            for found in page
-            if any(task == NULL_TASK_ID for task, _, _ in found.pending_writes or ())
-        }
+        for found in page:
+            if any(task == NULL_TASK_ID for task, _, _ in found.pending_writes or ()):
+                self._disturbed.add(_id_of(found.config))
         for found in page:
             yield found
+
+    def _list(self, row: DictRow, root: bytes, parts: Mapping[bytes, Row]) -> tuple[bytes, Any]:
+        if not self._is_listing or _is_disturbed(row["pending_writes"]):
+            return super()._list(row, root, parts)
+        found: list[Any] = []
+        for digest, length, content in pieces(root, parts):
+            values = self._shared.get(digest)
+            if values is None:
+                values = self.serde.loads_typed(("msgpack", array(length, content)))
+            if digest:
+                self._shared[digest] = values
+            found += values
+        return SHARED, found
+
+    def _load_blobs(self, blob_values: list[tuple[bytes, bytes, Any]]) -> dict[str, Any]:
+        shared = {channel.decode(): value for channel, kind, value in blob_values or () if kind is SHARED}
+        return shared | super()._load_blobs([blob for blob in blob_values or () if blob[1] is not SHARED])
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
@@ -112,7 +138,7 @@ class HistorySaver(FencedSaver):
         last = line.places.get(carried.checkpoint_id, 0) if carried is not None else 0
         if carried is not None and last > place:
             value = delta.from_checkpoint(_DeltaSnapshot(carried.value))
-            value.replay_writes(self._writes(channel, line, place, last))
+            value.replay_writes(self._written(channel, line, place, last))
         else:
             history = self._replayed(channel, line, place)
             value = delta.from_checkpoint(history.get("seed", MISSING))
@@ -121,32 +147,11 @@ class HistorySaver(FencedSaver):
             self._carried[channel] = _Carried(checkpoint_id, value.get())
         return {"writes": [], "seed": _DeltaSnapshot(value.get())}
 
-    def _replayed(self, channel: str, line: Line, place: int) -> DeltaChannelHistory:
-        """All that was written before this place, and on what, in objects of nobody else's."""
-        history: DeltaChannelHistory = {"writes": self._writes(channel, line, place, len(line.ancestors))}
-        if line.seed is not None:
-            history["seed"] = self.serde.loads_typed(line.seed)
-        elif line.inline is not None:
-            history["seed"] = line.inline
-        return history
-
-    def _writes(self, channel: str, line: Line, place: int, last: int) -> list[PendingWrite]:
-        """What was written between two places of a line, the older one included."""
-        return [
-            (task, channel, self.serde.loads_typed((kind, blob)))
-            for ancestor in reversed(line.ancestors[place:last])
-            for _, task, kind, blob, *_ in line.writes.get(ancestor, ())
-        ]
-
-    async def _walk(self, config: RunnableConfig, start: str, channels: Sequence[str]) -> dict[str, Line]:
-        place = config["configurable"]
-
-        async def walked() -> dict[str, Line]:
-            async with self._database.connection("worker") as conn:
-                return await walk(conn, place["thread_id"], place.get("checkpoint_ns", ""), start, channels)
-
-        return await self._database.retrying(walked, for_seconds=self._patience)
-
 
 def _id_of(config: RunnableConfig) -> str:
     return str(config["configurable"]["checkpoint_id"])
+
+
+def _is_disturbed(pending: Sequence[Sequence[bytes]] | None) -> bool:
+    """Whether these writes are put through the reducers while their row is shown: those that belong to no task."""
+    return any(write[0].decode() == NULL_TASK_ID for write in pending or ())

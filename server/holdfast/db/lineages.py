@@ -79,7 +79,7 @@ async def walk(
         before: str | None = None
         is_more = True
         while is_more:
-            params = {"start": start, "before": before, "channels": list(channels), "limit": CHECKPOINTS}
+            params = {"start": before or start, "before": before, "channels": list(channels), "limit": CHECKPOINTS}
             rows = await (await cursor.execute(named["lineage"], place | params)).fetchall()
             pages: dict[str, dict[str, Any]] = {channel: {} for channel in channels}
             for checkpoint_id, parent, channel, version, inline in rows:

@@ -6,8 +6,7 @@ SELECT c.checkpoint_id, c.parent_checkpoint_id, asked.channel, b.version,
 FROM (SELECT checkpoint_id, parent_checkpoint_id, checkpoint
       FROM checkpoints
       WHERE thread_id = %(thread_id)s AND checkpoint_ns = %(checkpoint_ns)s
-        AND checkpoint_id <= %(start)s
-        AND (%(before)s::text IS NULL OR checkpoint_id < %(before)s::text)
+        AND checkpoint_id <= %(start)s AND checkpoint_id IS DISTINCT FROM %(before)s::text
       ORDER BY checkpoint_id DESC
       LIMIT %(limit)s) AS c
 CROSS JOIN unnest(%(channels)s::text[]) AS asked (channel)
