@@ -112,7 +112,7 @@ class Server:
 def _holdfast(port: int, place: Path, database: str | None) -> Launch:
     """This tree, one process; without a database it runs its own Postgres under `place`."""
     command = [sys.executable, "-m", "holdfast", "serve", "--port", str(port)]
-    command += ["--config", str(PROJECT / "langgraph.json")]
+    command += ["--config", str(PROJECT / "holdfast.json")]
     command += ["--database-url", database] if database else ["--data-dir", str(place / "data")]
     return Launch(command, {"PYTHONPATH": str(ROOT / "server")})
 
