@@ -115,7 +115,7 @@ class Server:
 def _holdfast(port: int, place: Path, database: str | None, *, processes: int = 1) -> Launch:
     """This tree; without a database it runs its own Postgres under `place`."""
     command = [sys.executable, "-m", "holdfast", "serve", "--port", str(port)]
-    command += ["--config", str(PROJECT / "langgraph.json")]
+    command += ["--config", str(PROJECT / "holdfast.json")]
     command += ["--database-url", database] if database else ["--data-dir", str(place / "data")]
     command += ["--processes", str(processes)] if processes > 1 else []
     return Launch(command, {"PYTHONPATH": str(ROOT / "server")})

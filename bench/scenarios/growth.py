@@ -1,7 +1,8 @@
 """One conversation, turn after turn: what the last turns take against the first, and what the database keeps of each.
 
 A turn appends a question of 1 kB and an answer of 200 tokens. `list` keeps its messages with add_messages, which every
-checkpoint stores anew; `delta` keeps them in a DeltaChannel.
+checkpoint stores anew; by element it is the same graph, where the project says `checkpointer.storage`; `delta` keeps
+them in a DeltaChannel.
 """
 
 from __future__ import annotations
@@ -22,21 +23,24 @@ QUESTION_BYTES = 1024
 EDGE = 10
 """So many turns are the first ones, and the last ones."""
 WARM_UP = 5
+VALUES = ("public.checkpoint_blobs", "holdfast.elements")
+"""Where Holdfast keeps channel values."""
 
 
 class Growth(Scenario):
     name = "growth"
     about = "One conversation: late turns against early ones (medians of ten), and what is kept of it"
     servers = OURS
-    shown = ("first_ms", "last_ms", "last_to_first", "kept_mb", "kept_kb_per_turn", "late_kb_per_turn")
+    shown = ("first_ms", "last_ms", "last_to_first", "kept_mb", "values_mb", "kept_kb_per_turn", "late_kb_per_turn")
     repeats = False
 
     def cases(self, options: Options) -> Sequence[Case]:
-        many = [Case("2,000 turns, delta", {"graph": "delta", "turns": 2000}, ("holdfast",))] if options.full else []
+        linear = {"delta": "delta", "list by element": "elements"}
+        many = [(f"2,000 turns, {name}", graph, 2000) for name, graph in linear.items()] if options.full else []
+        few = [(f"200 turns, {name}", graph, 200) for name, graph in linear.items()]
         return [
-            Case("200 turns, delta", {"graph": "delta", "turns": 200}, ("holdfast",)),
             Case("200 turns, list", {"graph": "agent", "turns": 200}),
-            *many,
+            *(Case(name, {"graph": graph, "turns": turns}, ("holdfast",)) for name, graph, turns in [*few, *many]),
         ]
 
     def windows(self, stage: Stage) -> Iterator[Window]:
@@ -101,6 +105,7 @@ def _summed(quarters: list[Window], sizes: list[dict[str, int]], turns: int) -> 
         "last_ms": last,
         "last_to_first": last / first,
         "kept_mb": (totals[-1] - totals[0]) / 2**20,
+        "values_mb": sum(tables.get(f"{table}_kb", 0.0) for table in VALUES) / 1024,
         "kept_kb_per_turn": (totals[-1] - totals[0]) / 1024 / turns,
         "late_kb_per_turn": (totals[-1] - totals[-2]) / 1024 / (turns // 4),
         "rss_mb": quarters[-1].figures["rss_mb"],

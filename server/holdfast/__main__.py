@@ -99,8 +99,7 @@ def sibling(tether: int, door: int, board: int, number: int) -> None:
     tied = Tether(tether)
 
     def ready(url: str, _database_url: str, _auth: str | None) -> None:
-        gc.freeze()
-        gc.enable()
+        _collect_rarely()
         tied.ready(url)
 
     _main(run(settings, "serve", ready, Sibling(tied, socket(fileno=door), Board(board, number))))
@@ -182,9 +181,7 @@ def _run(part: Literal["serve", "api", "worker"], **given: Any) -> None:
     from holdfast.welcome import welcome
 
     def ready(url: str, database_url: str, auth: str | None) -> None:
-        gc.freeze()
-        gc.set_threshold(*GARBAGE)
-        gc.enable()
+        _collect_rarely()
         print(welcome(settings, part, url, database_url, auth), flush=True)
 
     if part == "serve" and settings.processes > 1:
@@ -194,6 +191,14 @@ def _run(part: Literal["serve", "api", "worker"], **given: Any) -> None:
     from holdfast.app import run
 
     _main(run(settings, part, ready))
+
+
+def _collect_rarely() -> None:
+    import gc
+
+    gc.freeze()
+    gc.set_threshold(*GARBAGE)
+    gc.enable()
 
 
 def _settings(**given: Any) -> Settings:

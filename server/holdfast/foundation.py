@@ -6,12 +6,13 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from holdfast.db.embedded import EmbeddedPostgres
+from holdfast.db.pool import GROUP_CONNECTIONS
 from holdfast.db.presence import wait_for
 from holdfast.process import Tasks
 from holdfast.settings import Settings
 
-SPARE_CONNECTIONS = 8
-"""What a process takes beside its pool: bell, heartbeat, migration, a suspect's process."""
+SPARE_CONNECTIONS = 8 + GROUP_CONNECTIONS
+"""What a process takes beside its pool: group commits, bell, heartbeat, migration, a suspect's process."""
 
 
 async def laid(

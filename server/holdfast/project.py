@@ -163,8 +163,12 @@ class _Reader:
         sections = self._sections(document)
         self._note_unknown_keys(document)
         graphs = self._graphs(document)
-        if unknown := sorted(sections.approvals.graphs.keys() - graphs.keys()):
-            raise self._error(f"'approvals.graphs' names {unknown[0]!r}, which is none of 'graphs'")
+        for section, named in (
+            ("approvals", sections.approvals.graphs),
+            ("checkpointer", sections.checkpointer.graphs),
+        ):
+            if unknown := sorted(named.keys() - graphs.keys()):
+                raise self._error(f"'{section}.graphs' names {unknown[0]!r}, which is none of 'graphs'")
         return Project(
             root=self._path.parent,
             config_path=self._path,

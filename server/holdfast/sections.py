@@ -47,13 +47,33 @@ class ThreadTtl(Section):
     include_interrupted: bool = False
 
 
+Storage = Literal["whole", "elements"]
+
+
+class GraphStorage(Section):
+    """`checkpointer.graphs.<graph>`."""
+
+    storage: Storage
+
+
 class Checkpointer(Section):
-    """`checkpointer`. Only `ttl` has an effect yet: checkpoints are kept in Holdfast's Postgres."""
+    """`checkpointer`. Of the official keys only `ttl` has an effect: checkpoints are kept in Holdfast's Postgres.
+
+    `storage` is ours: whether each version of a list is stored whole, as LangGraph does it, or long lists by element
+    (`db/elements.py`). A graph that has one in `graphs` is kept that way.
+    """
 
     ttl: ThreadTtl | None = None
+    storage: Storage = "whole"
+    graphs: dict[str, GraphStorage] = Field(default_factory=dict)
     backend: str | None = None
     path: str | None = None
     serde: dict[str, Any] | None = None
+
+    def by_element(self, graph_id: str) -> bool:
+        """Whether this graph's long lists are stored by element."""
+        own = self.graphs.get(graph_id)
+        return (own.storage if own else self.storage) == "elements"
 
 
 class StoreTtl(Section):

@@ -18,7 +18,7 @@ from tests.db.stage import CHECKPOINT_TABLES, Stage
 
 
 def saver(stage: Stage, claim: Claimed | None = None) -> FencedSaver:
-    return FencedSaver(stage.database, fence=claim.fence if claim else None, saves=stage.saves)
+    return FencedSaver(stage.database, fence=claim.fence if claim else None, committer=stage.saves)
 
 
 @asynccontextmanager

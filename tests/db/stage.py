@@ -168,6 +168,7 @@ def emptied(conn: Connection[Any]) -> None:
         "holdfast.workers",
         "holdfast.assistants",
         "store",
+        "holdfast.elements",
         *CHECKPOINT_TABLES,
     ):
         conn.execute(f"DELETE FROM {table}")

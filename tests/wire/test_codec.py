@@ -33,7 +33,7 @@ from langgraph.types import Command, Interrupt, Send
 from pydantic import BaseModel, SecretStr, field_serializer
 
 from holdfast.errors import Conflict, DatabaseError, UnserializableValue
-from holdfast.wire.codec import MAX_BODY_DEPTH, MAX_DEPTH, dumps, error_body, for_jsonb, loads
+from holdfast.wire.codec import MAX_BODY_DEPTH, MAX_DEPTH, dumps, error_body, for_jsonb, loads, written
 
 Point = namedtuple("Point", "x y")
 INVALID = "Invalid JSON in request body"
@@ -198,6 +198,22 @@ def test_a_time_with_an_unusual_zone_is_still_a_time() -> None:
     moment = datetime(2026, 1, 2, tzinfo=timezone(timedelta(hours=5, minutes=30)))
     assert through([moment]) == ["2026-01-02T00:00:00+05:30"]
     assert through([moment, 2**65]) == ["2026-01-02T00:00:00+05:30", 2**65]
+
+
+@pytest.mark.parametrize(
+    "value", [{"a": [1, "\x00"]}, [HumanMessage("hi"), "plain", AIMessage("ho", extra=1)], {1: 2}, ["\ud800", 10**30]]
+)
+@pytest.mark.parametrize("beside", [None, 10**30, {2: 3}])
+def test_what_was_written_earlier_is_part_of_a_document_as_if_it_were_the_value(value: Any, beside: Any) -> None:
+    assert loads(dumps({"v": written(value), "beside": beside})) == loads(dumps({"v": value, "beside": beside}))
+
+
+def test_what_was_written_shows_the_value_as_it_was() -> None:
+    value = [HumanMessage("before")]
+    shown = written(value)
+    value[0].content = "after"
+    value.append(HumanMessage("more"))
+    assert dumps([shown]) == dumps([[HumanMessage("before")]])
 
 
 def test_an_integer_too_long_for_decimal_survives_as_hexadecimal() -> None:

@@ -9,6 +9,8 @@ import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.store.memory import InMemoryStore
 
+from holdfast.db.checkpoints import FencedSaver
+from holdfast.db.pool import Database
 from holdfast.errors import ProjectError, UnknownGraph
 from tests.worker.project_files import COUNTER, answer, failure, loaded
 
@@ -363,3 +365,16 @@ async def test_the_environment_is_there_at_import_and_the_process_wins(
 
     assert os.environ["HOLDFAST_TEST_A"] == "process"
     assert "HOLDFAST_TEST_B" not in os.environ
+
+
+async def test_the_saver_learns_how_its_graphs_lists_are_stored(tmp_path: Path) -> None:
+    targets = dict.fromkeys(("agent", "plain"), "agent.py:graph")
+    section = {"storage": "elements", "graphs": {"plain": {"storage": "whole"}}}
+    stored = {}
+    async with loaded(tmp_path, {"agent.py": COUNTER}, graphs=targets, checkpointer=section) as graphs:
+        for graph_id in targets:
+            saver = FencedSaver(Database("postgresql://nowhere", size=1))
+            async with graphs.open(graph_id, {}, checkpointer=saver, store=None) as graph:
+                assert isinstance(graph.checkpointer, FencedSaver)
+                stored[graph_id] = graph.checkpointer.by_element
+    assert stored == {"agent": True, "plain": False}

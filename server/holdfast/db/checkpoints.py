@@ -15,19 +15,20 @@ put as a pipeline of statements. This one keeps its tables and its reading code 
 * A task's writes replace what an earlier attempt left under the same task id. Within one fence there is one writer, and
   a leftover of a rolled-back input must not win over the new one.
 
-Strings that JSONB refuses (NUL, lone surrogates), NaN and integers over 64 bits would fail inline in the `checkpoint`
-column, and it would change -0.0 and large floats, so such values travel as blobs; the stock reading code finds them
-there.
+Values that JSONB would refuse or change travel as blobs (`inline.py`).
+
+What is read is turned into values once the connection is back in the pool: lists that are kept by element take another
+query (`elements.py`), and whoever held one connection while it waited for a second could wait for ever.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Hashable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 from uuid import UUID
 
 from langchain_core.runnables import RunnableConfig
@@ -38,19 +39,21 @@ from langgraph.checkpoint.base import (
     CheckpointMetadata,
     CheckpointTuple,
     DeltaChannelHistory,
+    PendingWrite,
     get_checkpoint_id,
     get_serializable_checkpoint_metadata,
 )
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
-from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from psycopg import AsyncCursor
 from psycopg.rows import DictRow
 
+from holdfast.db import saves
 from holdfast.db.arrays import Blobs, Integers, Texts
 from holdfast.db.checkpointids import come_after
+from holdfast.db.elements import TYPE, Elements, Missing, Row, put_together
+from holdfast.db.inline import plain, split
+from holdfast.db.lineages import Line, walk
 from holdfast.db.pool import PERSISTENT_SECONDS, REPEAT_SECONDS, Database, json_bytes
-from holdfast.db.saves import Blob, Row, Save, Saves, Write
-from holdfast.db.saves import Checkpoint as CheckpointRow
 from holdfast.db.serde import StateSerializer
 from holdfast.db.sql import statements
 from holdfast.errors import FenceLost, Unreadable
@@ -63,10 +66,6 @@ SAVE_RETRY_SECONDS = PERSISTENT_SECONDS
 
 BlobRow: TypeAlias = tuple[str, str, str, str, str, bytes | None]
 """Thread, namespace, channel, version, type, bytes: as LangGraph's saver dumps them."""
-
-_MAX_INLINE_INT = 2**63
-_MAX_INLINE_FLOAT = 1e16
-"""JSONB writes larger ones without fraction or exponent: they would come back as integers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,21 +119,24 @@ class FencedSaver(AsyncPostgresSaver):
         self,
         database: Database,
         fence: Fence | None = None,
-        saves: Saves | None = None,
+        committer: saves.Saves | None = None,
         *,
         new_thread: UUID | None = None,
     ) -> None:
-        """`saves`: commits a run's saves with those of others. `new_thread` has no checkpoint but those saved here."""
+        """`committer` commits a run's saves with others. `new_thread` has no checkpoint but those saved here."""
         super().__init__(database.pool, serde=StateSerializer())
         self._database = database
         self._fence = fence
-        self._saves = saves
+        self._saves = committer
         self._new_thread = None if new_thread is None else str(new_thread)
+        self._elements = Elements(database)
         # A request can be sent again, a run cannot.
         self._patience = SAVE_RETRY_SECONDS if self._is_run else REPEAT_SECONDS
         self.progress = Progress()
         self.graph_revision: str | None = None
         """The fingerprint of the graph that writes here, kept with every checkpoint."""
+        self.by_element = False
+        """Whether long lists are stored by element from now on; all that is stored can be read in any case."""
 
     async def seal(self) -> None:
         """Wait for what is being saved and refuse what comes later: this saver reads only from now on.
@@ -157,7 +159,12 @@ class FencedSaver(AsyncPostgresSaver):
         if config["configurable"]["thread_id"] == self._new_thread and not self.progress.own_checkpoints:
             return None
         read = super().aget_tuple
-        found = await self._database.retrying(lambda: read(config), for_seconds=self._patience)
+
+        async def row() -> list[CheckpointTuple]:
+            return [found] if (found := await read(config)) else []
+
+        loaded = await self._loaded(row)
+        found = loaded[0] if loaded else None
         if found is not None and self._fence is not None:
             come_after(await self._newest_id(config, found))
         return found
@@ -190,21 +197,99 @@ class FencedSaver(AsyncPostgresSaver):
         async def page() -> list[CheckpointTuple]:
             return [found async for found in read(config, filter=filter, before=before, limit=limit)]
 
-        for found in await self._database.retrying(page, for_seconds=self._patience):
+        for found in await self._loaded(page):
             yield found
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
-        read = super().aget_delta_channel_history
-        with _reading(f"{_quoted(channels)} before checkpoint {get_checkpoint_id(config)}"):
-            return await self._database.retrying(
-                lambda: read(config=config, channels=channels), for_seconds=self._patience
-            )
+        start = get_checkpoint_id(config)
+        if start is None:
+            newest = await self.aget_tuple(config)
+            start = newest.config["configurable"]["checkpoint_id"] if newest else ""
+        lines = await self._walk(config, start, channels)
+        with reading_deltas(channels, config):
+            return {channel: self._replayed(channel, line, 0) for channel, line in lines.items()}
+
+    async def _walk(self, config: RunnableConfig, start: str, channels: Sequence[str]) -> dict[str, Line]:
+        place = config["configurable"]
+
+        async def walked() -> dict[str, Line]:
+            async with self._database.connection("worker") as conn:
+                return await walk(conn, place["thread_id"], place.get("checkpoint_ns", ""), start, channels)
+
+        lines = await self._database.retrying(walked, for_seconds=self._patience)
+        for line in lines.values():
+            if line.seed is not None and line.seed[0] == TYPE:
+                root = line.seed[1]
+                parts = await self._elements.fetch(place["thread_id"], [root], for_seconds=self._patience)
+                with reading_deltas(channels, config):
+                    line.seed = "msgpack", put_together(root, parts)
+        return lines
+
+    def _replayed(self, channel: str, line: Line, place: int) -> DeltaChannelHistory:
+        """All that was written before this place of a line, and on what, in objects of nobody else's."""
+        history: DeltaChannelHistory = {"writes": self._written(channel, line, place, len(line.ancestors))}
+        if line.seed is not None:
+            history["seed"] = self.serde.loads_typed(line.seed)
+        elif line.inline is not None:
+            history["seed"] = line.inline
+        return history
+
+    def _written(self, channel: str, line: Line, place: int, last: int) -> list[PendingWrite]:
+        """What was written between two places of a line, the older one included."""
+        return [
+            (task, channel, self.serde.loads_typed((kind, blob)))
+            for ancestor in reversed(line.ancestors[place:last])
+            for _, task, kind, blob, *_ in line.writes.get(ancestor, ())
+        ]
 
     async def _load_checkpoint_tuple(self, value: DictRow) -> CheckpointTuple:
-        with _reading(f"checkpoint {value['checkpoint_id']}"):
-            return await super()._load_checkpoint_tuple(value)
+        """Leaves a row as it is: the stock saver comes here with its connection in hand."""
+        return cast("CheckpointTuple", value)
+
+    async def _loaded(self, read: Callable[[], Awaitable[list[CheckpointTuple]]]) -> list[CheckpointTuple]:
+        """What the stock saver reads, in values. If a thread is pruned between the two steps, they are taken again."""
+        rows = cast("list[DictRow]", await self._database.retrying(read, for_seconds=self._patience))
+        try:
+            await self._put_together(rows)
+        except Missing:
+            rows = cast("list[DictRow]", await self._database.retrying(read, for_seconds=self._patience))
+            await self._put_together(rows)
+        return [self._tuple(row) for row in rows]
+
+    async def _put_together(self, rows: Sequence[DictRow]) -> None:
+        """Put the lists in these rows together that are kept by element."""
+        roots = [(row, blob) for row in rows for blob in row["channel_values"] or () if blob[1] == TYPE.encode()]
+        wanted: dict[str, list[bytes]] = {}
+        for row, blob in roots:
+            wanted.setdefault(row["thread_id"], []).append(blob[2])
+        found = {
+            thread_id: await self._elements.fetch(thread_id, named, for_seconds=self._patience)
+            for thread_id, named in wanted.items()
+        }
+        for row, blob in roots:
+            parts = found[row["thread_id"]]
+            with _reading(f"checkpoint {row['checkpoint_id']}: channel '{blob[0].decode()}'"):
+                blob[1:] = self._list(row, blob[2], parts)
+
+    def _list(self, row: DictRow, root: bytes, parts: Mapping[bytes, Row]) -> tuple[bytes, Any]:  # noqa: ARG002
+        """A row's list that is kept by element, as the type and the bytes that LangGraph would have stored."""
+        return b"msgpack", put_together(root, parts)
+
+    def _tuple(self, row: DictRow) -> CheckpointTuple:
+        place = {"thread_id": row["thread_id"], "checkpoint_ns": row["checkpoint_ns"]}
+        parent = row["parent_checkpoint_id"]
+        checkpoint = row["checkpoint"]
+        with _reading(f"checkpoint {row['checkpoint_id']}"):
+            inline = checkpoint.get("channel_values") or {}
+            return CheckpointTuple(
+                {"configurable": place | {"checkpoint_id": row["checkpoint_id"]}},
+                checkpoint | {"channel_values": inline | self._load_blobs(row["channel_values"])},
+                row["metadata"],
+                {"configurable": place | {"checkpoint_id": parent}} if parent else None,
+                self._load_writes(row["pending_writes"]),
+            )
 
     def _load_blobs(self, blob_values: list[tuple[bytes, bytes, bytes]]) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -232,29 +317,35 @@ class FencedSaver(AsyncPostgresSaver):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         configurable = config["configurable"]
-        inline, blobs = _split(checkpoint["channel_values"])
+        inline, blobs = split(checkpoint["channel_values"])
         labels: dict[str, Any] = {**get_serializable_checkpoint_metadata(config, metadata)}
         if self.graph_revision is not None:
             labels["graph_revision"] = self.graph_revision
+        new = {channel: value for channel, value in blobs.items() if channel in new_versions}
+        lists = self._elements.dump(self.serde, configurable["thread_id"], new if self.by_element else {})
+        roots = lists.roots
+        of = configurable["thread_id"], configurable["checkpoint_ns"]
         rows = self._dump_blobs(
             configurable["thread_id"],
             configurable["checkpoint_ns"],
             blobs,
-            {channel: version for channel, version in new_versions.items() if channel in blobs},
+            {channel: new_versions[channel] for channel in new if channel not in roots},
         )
         # Before the save: the writes of the first tasks are under way at the same time.
         self.progress.own_checkpoints.add(checkpoint["id"])
         await self._save_checkpoint(
-            rows,
+            [*rows, *((*of, channel, str(new_versions[channel]), TYPE, root) for channel, root in roots.items())],
             {
                 "thread_id": configurable["thread_id"],
                 "checkpoint_ns": configurable["checkpoint_ns"],
                 "checkpoint_id": checkpoint["id"],
                 "parent_id": configurable.get("checkpoint_id"),
                 "checkpoint": json_bytes({**checkpoint, "channel_values": inline}),
-                "metadata": json_bytes(_plain(labels)),
+                "metadata": json_bytes(plain(labels)),
             },
+            lists.rows,
         )
+        self._elements.committed(lists)
         self.progress.steps_saved += metadata.get("source") == "loop"
         return {
             "configurable": {
@@ -292,7 +383,7 @@ class FencedSaver(AsyncPostgresSaver):
         self.progress.written.add(task)
         self.progress.has_borrowed |= is_borrowed
         with self._under_way() as fence:
-            if is_first and await self._saved_in_group(fence, task, [Write(fence.token, *row) for row in rows]):
+            if is_first and await self._saved_in_group(fence, task, [saves.Write(fence.token, *row) for row in rows]):
                 return
             await self._save(
                 fence,
@@ -318,10 +409,11 @@ class FencedSaver(AsyncPostgresSaver):
     def _is_run(self) -> bool:
         return self._fence is not None and self._fence.kind == "run"
 
-    async def _save_checkpoint(self, blobs: Sequence[BlobRow], params: dict[str, Any]) -> None:
+    async def _save_checkpoint(self, blobs: Sequence[BlobRow], params: dict[str, Any], elements: Sequence[Row]) -> None:
         with self._under_way() as fence:
-            whole = CheckpointRow(fence.token, *params.values())
-            rows: list[Row] = [whole, *(Blob(fence.token, *blob) for blob in blobs)]
+            whole = saves.Checkpoint(fence.token, *params.values())
+            rows: list[saves.Row] = [whole, *(saves.Blob(fence.token, *blob) for blob in blobs)]
+            rows += [saves.Element(fence.token, whole.thread, row.digest, row.level, row.bytes) for row in elements]
             if await self._saved_in_group(fence, whole.checkpoint_id, rows):
                 return
             columns = {
@@ -331,13 +423,16 @@ class FencedSaver(AsyncPostgresSaver):
                 "versions": Texts(blob[3] for blob in blobs),
                 "types": Texts(blob[4] for blob in blobs),
                 "blobs": Blobs(blob[5] for blob in blobs),
+                "digests": Blobs(row.digest for row in elements),
+                "levels": Integers(row.level for row in elements),
+                "elements": Blobs(row.bytes for row in elements),
             }
             await self._save(fence, "put", params | columns)
 
-    async def _saved_in_group(self, fence: Fence, what: Hashable, rows: Sequence[Row]) -> bool:
+    async def _saved_in_group(self, fence: Fence, what: Hashable, rows: Sequence[saves.Row]) -> bool:
         if self._saves is None or fence.kind != "run":
             return False
-        return await self._saves.saved(Save(fence.id, fence.token, (fence.token, what), rows))
+        return await self._saves.saved(saves.Save(fence.id, fence.token, (fence.token, what), rows))
 
     async def _save(self, fence: Fence, verb: str, params: dict[str, Any]) -> None:
         query = _fenced(verb, fence.kind)
@@ -373,55 +468,14 @@ def _reading(what: str) -> Iterator[None]:
     try:
         yield
     except Unreadable as unreadable:
-        raise Unreadable(f"{what}: {unreadable}") from unreadable
+        raise type(unreadable)(f"{what}: {unreadable}") from unreadable
 
 
-def _quoted(channels: Sequence[str]) -> str:
-    return f"channel {', '.join(map(repr, channels))}"
+def reading_deltas(channels: Sequence[str], config: RunnableConfig) -> AbstractContextManager[None]:
+    """The same for what these channels were before a checkpoint."""
+    return _reading(f"channel {', '.join(map(repr, channels))} before checkpoint {get_checkpoint_id(config)}")
 
 
 def _fenced(verb: str, kind: str) -> str:
     named = statements("checkpoints")
     return named[verb].replace("%%FENCE%%", named[f"{kind}_fence"])
-
-
-def _split(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Channel values that stay in the JSONB column, and those that travel as blobs.
-
-    A Delta snapshot leaves the marker `true` behind, as the stock saver does.
-    """
-    inline: dict[str, Any] = {}
-    blobs: dict[str, Any] = {}
-    for channel, value in values.items():
-        if isinstance(value, _DeltaSnapshot):
-            inline[channel], blobs[channel] = True, value
-        elif _fits_jsonb(value):
-            inline[channel] = value
-        else:
-            blobs[channel] = value
-    return inline, blobs
-
-
-def _fits_jsonb(value: Any) -> bool:
-    if value is None or isinstance(value, bool):
-        return True
-    if isinstance(value, str):
-        return type(value) is str and _plain_text(value)
-    if isinstance(value, int):
-        return type(value) is int and -_MAX_INLINE_INT <= value < _MAX_INLINE_INT
-    return type(value) is float and abs(value) < _MAX_INLINE_FLOAT and repr(value) != "-0.0"
-
-
-def _plain_text(text: str) -> bool:
-    return "\x00" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
-
-
-def _plain(value: Any) -> Any:
-    """Metadata with the characters that JSONB refuses replaced; it labels a checkpoint and is not state."""
-    if isinstance(value, str):
-        return value if _plain_text(value) else "".join(c if _plain_text(c) else "\ufffd" for c in value)
-    if isinstance(value, dict):
-        return {_plain(str(key)): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value if _fits_jsonb(value) else str(value)

@@ -161,7 +161,7 @@ class Pruning:
 
     async def _forget(self, conn: Connection, params: Mapping[str, Any]) -> bool:
         """Remove some more; whether nothing is left to remove."""
-        for verb in ("forget_states", "forget_values"):
+        for verb in ("forget_states", "forget_values", "forget_elements"):
             row = await (await conn.execute(self._sql[verb], params)).fetchone()
             if row is None or row["is_more"]:
                 return False

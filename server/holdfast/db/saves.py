@@ -46,6 +46,17 @@ class Blob:
 
 
 @dataclass(frozen=True, slots=True)
+class Element:
+    """A part of a list that is kept by element (`elements.py`)."""
+
+    token: int
+    thread: str
+    digest: bytes
+    level: int
+    bytes: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Write:
     """One write of a task that has saved nothing yet."""
 
@@ -72,7 +83,7 @@ class Block:
     frames: bytes
 
 
-Row: TypeAlias = Checkpoint | Blob | Write | Block
+Row: TypeAlias = Checkpoint | Blob | Element | Write | Block
 
 _KINDS: dict[type[Any], dict[str, type[Column]]] = {
     Checkpoint: {
@@ -84,6 +95,7 @@ _KINDS: dict[type[Any], dict[str, type[Column]]] = {
         "metadata": Jsonbs,
     },
     Blob: {"thread": Texts, "ns": Texts, "channel": Texts, "version": Texts, "type": Texts, "blob": Blobs},
+    Element: {"thread": Texts, "digest": Blobs, "level": Integers, "bytes": Blobs},
     Write: {
         "thread": Texts,
         "ns": Texts,
@@ -99,7 +111,7 @@ _KINDS: dict[type[Any], dict[str, type[Column]]] = {
 }
 """Which columns of which type the statement takes of each kind, beside the token."""
 
-_BULK = {Checkpoint: "checkpoint", Blob: "blob", Write: "blob", Block: "frames"}
+_BULK = {Checkpoint: "checkpoint", Blob: "blob", Element: "bytes", Write: "blob", Block: "frames"}
 """The column that may be large."""
 
 _COLUMNS: list[tuple[type[Any], str, Callable[[Any], Any], type[Column]]] = [

@@ -79,8 +79,10 @@ def dumps(value: Any) -> bytes:
     return _exact(value)
 
 
-def packed(value: Any) -> orjson.Fragment:
-    """What `dumps` writes as it is wherever it comes: a value that is part of many others is written once."""
+def written(value: Any) -> orjson.Fragment:
+    """`value` as it is now, to be part of what `dumps` writes later, once or many times. Raises as `dumps` does."""
+    if type(value) is list:  # long lists of messages: orjson would ask for each of them
+        value = [_message(item) if _converter(type(item)) is _message else item for item in value]  # type: ignore[arg-type]
     return orjson.Fragment(dumps(value))
 
 
@@ -223,6 +225,8 @@ def _plain(value: Any, depth: int) -> Any:
         raise UnserializableValue(f"The value is nested more than {MAX_DEPTH} levels deep")
     if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, orjson.Fragment):
+        return json.loads(orjson.dumps(value))
     if isinstance(value, enum.Enum):
         return _plain(value.value, depth)
     if isinstance(value, str | int | float):

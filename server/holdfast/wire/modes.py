@@ -133,7 +133,7 @@ class Modes:
         """Cleaned and packed once for all tokens of a model call: they come with the same dict."""
         source, known = self._last_metadata
         if source is not metadata:
-            known = codec.packed(public(metadata))
+            known = codec.written(public(metadata))
             self._last_metadata = (metadata, known)
         return known
 

@@ -306,7 +306,8 @@ def _ttl_view(row: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def storage_view(thread_id: UUID, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What a thread takes up in the database: counts, and bytes as they are stored."""
+    """What a thread takes up in the database: counts, and bytes as they are stored. What belongs to the values of no
+    single channel has none."""
     parts: dict[str, dict[str, Any]] = {
         part: {"count": 0, "bytes": 0} for part in ("checkpoints", "channel_values", "pending_writes")
     }
@@ -316,7 +317,7 @@ def storage_view(thread_id: UUID, rows: Sequence[Mapping[str, Any]]) -> dict[str
     parts["channel_values"]["by_channel"] = {
         row["channel"]: {"versions": row["count"], "bytes": row["bytes"]}
         for row in rows
-        if row["part"] == "channel_values"
+        if row["part"] == "channel_values" and row["channel"] is not None
     }
     total = sum(part["bytes"] for part in parts.values())
     return {"thread_id": str(thread_id), "total_bytes": total, **parts}

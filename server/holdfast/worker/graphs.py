@@ -174,7 +174,7 @@ class Graphs:
         store: BaseStore | None,
     ) -> AsyncIterator[Graph]:
         if not isinstance(loaded.made, Factory):
-            yield _equipped(loaded.made, loaded, checkpointer, store)
+            yield self._equipped(loaded.made, loaded, checkpointer, store)
             return
         async with loaded.made.made(config, runtime) as value:
             graph = _compiled(value)
@@ -184,7 +184,22 @@ class Graphs:
             revision = revision_of(graph)
             loaded.allowed, loaded.revision = loaded.allowed | allowed, revision
             own = _Loaded(loaded.spec, loaded.made, loaded.place, allowed, revision)
-            yield _equipped(graph, own, checkpointer, store)
+            yield self._equipped(graph, own, checkpointer, store)
+
+    def _equipped(
+        self, graph: Graph, loaded: _Loaded, checkpointer: BaseCheckpointSaver[Any] | None, store: BaseStore | None
+    ) -> Graph:
+        # Not graph.copy(): it builds a new graph from the attributes, which loses the private ones (the mappers
+        # that turn streamed values into the state's own classes) and validates the whole graph again.
+        equipped = copy.copy(graph)
+        equipped.checkpointer = None if checkpointer is None else checkpointer.with_allowlist(loaded.allowed)
+        if isinstance(equipped.checkpointer, FencedSaver):
+            equipped.checkpointer.by_element = self._project.sections.checkpointer.by_element(loaded.spec.graph_id)
+            if loaded.revision is not None:
+                equipped.checkpointer.graph_revision = loaded.revision.fingerprint
+        if store is not None:
+            equipped.store = store
+        return equipped
 
     def _loaded(self, graph_id: str) -> _Loaded:
         try:
@@ -252,20 +267,6 @@ def _factory(value: object) -> Factory | None:
     if not callable(value) or isinstance(value, type | Runnable):
         return None
     return Factory(value)
-
-
-def _equipped(
-    graph: Graph, loaded: _Loaded, checkpointer: BaseCheckpointSaver[Any] | None, store: BaseStore | None
-) -> Graph:
-    # Not graph.copy(): it builds a new graph from the attributes, which loses the private ones (the mappers
-    # that turn streamed values into the state's own classes) and validates the whole graph again.
-    equipped = copy.copy(graph)
-    equipped.checkpointer = None if checkpointer is None else checkpointer.with_allowlist(loaded.allowed)
-    if isinstance(equipped.checkpointer, FencedSaver) and loaded.revision is not None:
-        equipped.checkpointer.graph_revision = loaded.revision.fingerprint
-    if store is not None:
-        equipped.store = store
-    return equipped
 
 
 def _runtime(

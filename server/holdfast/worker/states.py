@@ -13,6 +13,8 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from langchain_core.runnables import RunnableConfig
+from langgraph._internal._config import recast_checkpoint_ns
+from langgraph.pregel import Pregel
 from langgraph.types import StateSnapshot, StateUpdate
 from langgraph_sdk.runtime import AccessContext
 
@@ -76,7 +78,7 @@ class States:
         metadata: Mapping[str, Any] | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> list[dict[str, Any]]:
-        """ThreadStates, newest first; `before` is a checkpoint id."""
+        """ThreadStates, newest first, whose values are JSON already (`codec.written`); `before` is a checkpoint id."""
         standing = await self._threads.standing(caller, thread_id)
         graph_id = standing["metadata"].get("graph_id")
         if graph_id is None:
@@ -85,14 +87,15 @@ class States:
         earlier = _config(thread_id, {"checkpoint_id": before}) if before else None
         with _guarded("The thread's history cannot be read"):
             async with self._graph(caller, graph_id, config) as graph:
-                snapshots = [
-                    snapshot
-                    async for snapshot in graph.aget_state_history(
-                        config, filter=dict(metadata) if metadata else None, before=earlier, limit=limit
-                    )
-                ]
-                await self._check(graph_id, graph, *snapshots)
-                return [thread_state(snapshot) for snapshot in snapshots]
+                if isinstance(saver := graph.checkpointer, HistorySaver):
+                    saver.carries(_shown_by(graph, config).channels)
+                past = graph.aget_state_history(
+                    config, filter=dict(metadata) if metadata else None, before=earlier, limit=limit
+                )
+                # Oldest first, and each is written down before the next one may change what it holds.
+                shown = [(snapshot, _written(thread_state(snapshot))) async for snapshot in past]
+                await self._check(graph_id, graph, *(snapshot for snapshot, _ in shown))
+                return [state for _, state in reversed(shown)]
 
     async def update(
         self,
@@ -244,6 +247,22 @@ def _writing_config(thread_id: UUID, metadata: Mapping[str, Any], checkpoint: Ch
     config = _config(thread_id, checkpoint)
     config["metadata"] = {"graph_id": graph_id, "assistant_id": metadata.get("assistant_id")}
     return config
+
+
+def _shown_by(graph: Graph, config: RunnableConfig) -> Graph:
+    """The graph whose states a config names: where it has a namespace, that subgraph, as LangGraph finds it."""
+    if checkpoint_ns := config["configurable"]["checkpoint_ns"]:
+        for _, inner in graph.get_subgraphs(namespace=recast_checkpoint_ns(checkpoint_ns), recurse=True):
+            return inner if isinstance(inner, Pregel) else graph
+    return graph
+
+
+def _written(state: dict[str, Any]) -> dict[str, Any]:
+    """The same with its values as JSON, one by one where they have names."""
+    values = state["values"]
+    if isinstance(values, dict):
+        return state | {"values": {name: codec.written(value) for name, value in values.items()}}
+    return state | {"values": codec.written(values)}
 
 
 def _empty(config: RunnableConfig) -> StateSnapshot:

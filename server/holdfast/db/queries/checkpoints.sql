@@ -21,6 +21,12 @@ WITH fence AS (%%FENCE%%), blobs AS (
     FROM fence, unnest(%(channels)s::text[], %(versions)s::text[], %(types)s::text[], %(blobs)s::bytea[])
         AS new (channel, version, type, blob)
     ON CONFLICT (thread_id, checkpoint_ns, channel, version) DO NOTHING
+), elements AS (
+    INSERT INTO holdfast.elements (thread_id, digest, level, bytes)
+    SELECT %(thread_id)s, new.digest, new.level, new.bytes
+    FROM fence, unnest(%(digests)s::bytea[], %(levels)s::smallint[], %(elements)s::bytea[])
+        AS new (digest, level, bytes)
+    ON CONFLICT DO NOTHING
 ), saved AS (
     INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
     SELECT %(thread_id)s, %(checkpoint_ns)s, %(checkpoint_id)s, %(parent_id)s, %(checkpoint)s::jsonb, %(metadata)s::jsonb

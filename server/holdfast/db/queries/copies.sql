@@ -32,6 +32,10 @@ WITH source AS (
         (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
     SELECT %(copy_id)s::text, w.checkpoint_ns, w.checkpoint_id, w.task_id, w.task_path, w.idx, w.channel, w.type, w.blob
     FROM source JOIN checkpoint_writes w ON w.thread_id = source.thread_id::text
+), copied_elements AS (
+    INSERT INTO holdfast.elements (thread_id, digest, level, bytes)
+    SELECT %(copy_id)s::text, e.digest, e.level, e.bytes
+    FROM source JOIN holdfast.elements e ON e.thread_id = source.thread_id::text
 ), copied_questions AS (
     INSERT INTO holdfast.approvals (
         approval_id, owner, metadata, thread_id, interrupt_id, task_id, checkpoint_id, graph_id, assistant_id, question,
@@ -54,6 +58,11 @@ SELECT 'channel_values', channel, count(*), coalesce(sum(pg_column_size(blob)), 
 FROM checkpoint_blobs
 WHERE thread_id = %(thread_id)s::text
 GROUP BY channel
+UNION ALL
+-- What lists by element are made of: bytes of values, of whichever channel.
+SELECT 'channel_values', NULL, 0, coalesce(sum(pg_column_size(bytes)), 0)::bigint
+FROM holdfast.elements
+WHERE thread_id = %(thread_id)s::text
 UNION ALL
 SELECT 'pending_writes', NULL, count(*), coalesce(sum(pg_column_size(blob)), 0)::bigint
 FROM checkpoint_writes

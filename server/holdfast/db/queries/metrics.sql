@@ -32,6 +32,8 @@ SELECT t.thread_id,
         WHERE c.thread_id = t.thread_id::text)::bigint
      + (SELECT coalesce(sum(pg_column_size(b.blob)), 0) FROM checkpoint_blobs b
         WHERE b.thread_id = t.thread_id::text)::bigint
+     + (SELECT coalesce(sum(pg_column_size(p.bytes)), 0) FROM holdfast.elements p
+        WHERE p.thread_id = t.thread_id::text)::bigint
      + (SELECT coalesce(sum(pg_column_size(w.blob)), 0) FROM checkpoint_writes w
         WHERE w.thread_id = t.thread_id::text)::bigint
      + (SELECT coalesce(sum(pg_column_size(e.frames)), 0) FROM holdfast.event_blocks e

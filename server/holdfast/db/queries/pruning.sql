@@ -82,6 +82,10 @@ WITH writes AS (
     DELETE FROM checkpoint_blobs WHERE ctid = ANY(ARRAY(
         SELECT ctid FROM checkpoint_blobs WHERE thread_id = ANY(%(names)s::text[]) LIMIT %(limit)s))
     RETURNING 1
+), elements AS (
+    DELETE FROM holdfast.elements WHERE ctid = ANY(ARRAY(
+        SELECT ctid FROM holdfast.elements WHERE thread_id = ANY(%(names)s::text[]) LIMIT %(limit)s))
+    RETURNING 1
 ), states AS (
     DELETE FROM checkpoints WHERE ctid = ANY(ARRAY(
         SELECT ctid FROM checkpoints WHERE thread_id = ANY(%(names)s::text[]) LIMIT %(limit)s))
@@ -98,8 +102,8 @@ WITH writes AS (
         LIMIT %(limit)s))
     RETURNING 1
 )
-SELECT greatest((SELECT count(*) FROM writes), (SELECT count(*) FROM blobs), (SELECT count(*) FROM states),
-                (SELECT count(*) FROM events), (SELECT count(*) FROM ended)) = %(limit)s AS is_more
+SELECT greatest((SELECT count(*) FROM writes), (SELECT count(*) FROM blobs), (SELECT count(*) FROM elements),
+                (SELECT count(*) FROM states), (SELECT count(*) FROM events), (SELECT count(*) FROM ended)) = %(limit)s AS is_more
 
 -- name: erase
 DELETE FROM holdfast.threads WHERE thread_id = ANY(%(thread_ids)s::uuid[]) AND deleted_at IS NOT NULL
@@ -243,6 +247,31 @@ WITH kept AS (
 )
 SELECT greatest((SELECT count(*) FROM writes), (SELECT count(*) FROM blobs)) = %(limit)s AS is_more
 
+-- name: reached
+-- The rows that lists are made of (see elements.py), from the roots in `held` downwards.
+reached AS (
+    SELECT substring(h.blob FROM 7 + 16 * n FOR 16) AS digest
+    FROM held h, generate_series(0, 256 * get_byte(h.blob, 4) + get_byte(h.blob, 5) - 1) AS n
+    UNION
+    SELECT substring(e.bytes FROM 1 + 16 * n FOR 16)
+    FROM reached r
+    JOIN holdfast.elements e ON e.thread_id = %(thread_id)s::text AND e.digest = r.digest AND e.level > 0,
+    generate_series(0, length(e.bytes) / 16 - 1) AS n
+)
+
+-- name: forget_elements
+-- Once the values are gone: what no list is made of any more.
+WITH RECURSIVE held AS (
+    SELECT blob FROM checkpoint_blobs WHERE thread_id = %(thread_id)s::text AND type = 'holdfast-elements'
+), %%reached%%, gone AS (
+    DELETE FROM holdfast.elements WHERE ctid = ANY(ARRAY(
+        SELECT e.ctid FROM holdfast.elements e
+        WHERE e.thread_id = %(thread_id)s::text AND NOT EXISTS (SELECT FROM reached r WHERE r.digest = e.digest)
+        LIMIT %(limit)s))
+    RETURNING 1
+)
+SELECT count(*) = %(limit)s AS is_more FROM gone
+
 -- name: pruned
 UPDATE holdfast.threads
 SET pruned_at = holdfast.now(), edit_token = NULL
@@ -254,6 +283,8 @@ SELECT coalesce((SELECT sum(pg_column_size(c.checkpoint) + pg_column_size(c.meta
                  WHERE c.thread_id = ANY(%(names)s::text[])), 0)::bigint
      + coalesce((SELECT sum(pg_column_size(b.blob)) FROM checkpoint_blobs b
                  WHERE b.thread_id = ANY(%(names)s::text[])), 0)::bigint
+     + coalesce((SELECT sum(pg_column_size(p.bytes)) FROM holdfast.elements p
+                 WHERE p.thread_id = ANY(%(names)s::text[])), 0)::bigint
      + coalesce((SELECT sum(pg_column_size(w.blob)) FROM checkpoint_writes w
                  WHERE w.thread_id = ANY(%(names)s::text[])), 0)::bigint
      + coalesce((SELECT sum(pg_column_size(e.frames)) FROM holdfast.event_blocks e
@@ -265,13 +296,20 @@ SELECT coalesce((SELECT sum(pg_column_size(c.checkpoint) + pg_column_size(c.meta
 
 -- name: kept_bytes
 -- What stays of a history.
-WITH kept AS (
+WITH RECURSIVE kept AS (
     SELECT * FROM unnest(%(namespaces)s::text[], %(checkpoint_ids)s::text[]) AS kept (checkpoint_ns, checkpoint_id)
 ), states AS (
     SELECT c.* FROM kept JOIN checkpoints c USING (checkpoint_ns, checkpoint_id)
     WHERE c.thread_id = %(thread_id)s::text
-)
+), held AS (
+    SELECT b.blob FROM checkpoint_blobs b
+    WHERE b.thread_id = %(thread_id)s::text AND b.type = 'holdfast-elements' AND EXISTS (
+        SELECT FROM states s WHERE s.checkpoint_ns = b.checkpoint_ns
+          AND s.checkpoint -> 'channel_versions' ->> b.channel = b.version)
+), %%reached%%
 SELECT coalesce((SELECT sum(pg_column_size(checkpoint) + pg_column_size(metadata)) FROM states), 0)::bigint
+     + coalesce((SELECT sum(pg_column_size(p.bytes)) FROM holdfast.elements p JOIN reached r USING (digest)
+                 WHERE p.thread_id = %(thread_id)s::text), 0)::bigint
      + coalesce((SELECT sum(pg_column_size(w.blob)) FROM kept JOIN checkpoint_writes w USING (checkpoint_ns, checkpoint_id)
                  WHERE w.thread_id = %(thread_id)s::text), 0)::bigint
      + coalesce((SELECT sum(pg_column_size(b.blob)) FROM checkpoint_blobs b

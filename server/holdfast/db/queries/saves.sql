@@ -14,6 +14,13 @@ WITH fence AS (
         AS new (token, thread, ns, channel, version, type, blob)
     JOIN fence USING (token)
     ON CONFLICT (thread_id, checkpoint_ns, channel, version) DO NOTHING
+), elements AS (
+    INSERT INTO holdfast.elements (thread_id, digest, level, bytes)
+    SELECT new.thread, new.digest, new.level, new.bytes
+    FROM unnest(%(element_token)s, %(element_thread)s, %(element_digest)s, %(element_level)s, %(element_bytes)s)
+        AS new (token, thread, digest, level, bytes)
+    JOIN fence USING (token)
+    ON CONFLICT DO NOTHING
 ), saved AS (
     INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
     SELECT new.thread, new.ns, new.checkpoint_id, new.parent_id, new.checkpoint, new.metadata

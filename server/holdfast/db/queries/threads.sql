@@ -90,6 +90,8 @@ WITH writes AS (
     DELETE FROM checkpoint_writes WHERE thread_id = ANY(%(thread_ids)s::text[])
 ), blobs AS (
     DELETE FROM checkpoint_blobs WHERE thread_id = ANY(%(thread_ids)s::text[])
+), elements AS (
+    DELETE FROM holdfast.elements WHERE thread_id = ANY(%(thread_ids)s::text[])
 )
 DELETE FROM checkpoints WHERE thread_id = ANY(%(thread_ids)s::text[])
 
