@@ -116,8 +116,8 @@ _BULK = {Checkpoint: "checkpoint", Blob: "blob", Element: "bytes", Write: "blob"
 
 _COLUMNS: list[tuple[type[Any], str, Callable[[Any], Any], type[Column]]] = [
     (kind, f"{kind.__name__.lower()}_{name}", attrgetter(name), column)
-    for kind, columns in _KINDS.items()
-    for name, column in ({"token": Bigints} | columns).items()
+    for kind, named in _KINDS.items()
+    for name, column in ({"token": Bigints} | named).items()
 ]
 
 
@@ -152,13 +152,17 @@ class Saves:
         return bool(await self._group.join(save.key, save, save.size))
 
     async def _commit(self, saves: Sequence[Save]) -> Mapping[Hashable, bool]:
-        claims = {save.token: save.run_id for save in saves}
-        params: dict[str, Column] = {"tokens": Bigints(claims), "run_ids": Uuids(claims.values())}
-        rows: dict[type[Any], list[Row]] = {kind: [] for kind in _KINDS}
-        for save in saves:
-            for row in save.rows:
-                rows[type(row)].append(row)
-        params |= {name: column(map(get, rows[kind])) for kind, name, get, column in _COLUMNS}
         async with self._database.connection("group") as conn:
-            held = {row["token"] for row in await (await conn.execute(self._sql, params)).fetchall()}
+            held = {row["token"] for row in await (await conn.execute(self._sql, columns(saves))).fetchall()}
         return {save.key: True for save in saves if save.token in held}
+
+
+def columns(saves: Sequence[Save]) -> dict[str, Column]:
+    """The saves as `saves.sql: save_all` takes them."""
+    claims = {save.token: save.run_id for save in saves}
+    rows: dict[type[Any], list[Row]] = {kind: [] for kind in _KINDS}
+    for save in saves:
+        for row in save.rows:
+            rows[type(row)].append(row)
+    fences: dict[str, Column] = {"tokens": Bigints(claims), "run_ids": Uuids(claims.values())}
+    return fences | {name: column(map(get, rows[kind])) for kind, name, get, column in _COLUMNS}

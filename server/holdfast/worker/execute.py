@@ -20,7 +20,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,7 +39,15 @@ from holdfast.db.runs import RunEnd, Runs
 from holdfast.db.saves import Saves
 from holdfast.db.threads import Outcome
 from holdfast.db.trees import Stores
-from holdfast.errors import Conflict, DatabaseError, DatabaseUnavailable, FenceLost, GraphChanged, Unsaveable
+from holdfast.errors import (
+    Conflict,
+    DatabaseError,
+    DatabaseUnavailable,
+    FenceLost,
+    GraphChanged,
+    Unsaveable,
+    UnserializableValue,
+)
 from holdfast.rules.admission import ASKS
 from holdfast.rules.caller import User
 from holdfast.rules.recovery import Dispatch
@@ -52,6 +60,7 @@ from holdfast.worker.beginning import Beginning, LateAnswer, latest
 from holdfast.worker.graphs import Graph, Graphs
 from holdfast.worker.journal import Journal
 from holdfast.worker.outcome import finished_outcome, outcome_of, result_json
+from holdfast.worker.tokens import Tokens
 from holdfast.worker.webhooks import Courier
 
 logger = logging.getLogger(__name__)
@@ -101,6 +110,7 @@ class Execution:
         self._saver = FencedSaver(shop.database, run.fence, shop.saves, new_thread=new_thread)
         self._beginning = Beginning(run, self._kwargs, shop.revisions, repairs=shop.repairs)
         self._last_checkpoint: Mapping[str, Any] | None = None
+        self._unsayable: UnserializableValue | None = None
         self.left_quiet = False
         """Whether it has ended, and is known to leave nothing behind that could start now."""
         self._journal = Journal(
@@ -279,18 +289,36 @@ class Execution:
             dispatch, given = await self._beginning.given(graph, config)
             if dispatch is not Dispatch.SETTLE:
                 async for events in self._stream(graph, given, config):
-                    for event, data in events:
-                        self._journal.emit(event, codec.dumps(data))
+                    self._say(events)
                     if self._journal.is_full:
                         await self._journal.room()
+                if self._unsayable is not None:
+                    raise self._unsayable
             # A graph that ran through has just shown its last state; one that stopped is read with what it asks.
             return finished_outcome(self._last_checkpoint) or outcome_of(await graph.aget_state(latest(self.claim)))
 
+    def _say(self, events: Iterable[Event]) -> None:
+        for event, data in events:
+            self._journal.emit(event, codec.dumps(data))
+
+    def _say_message(self, message: tuple[Any, Any]) -> None:
+        """Called by the model's callbacks, who would swallow what is raised here; a thread may outlive the graph."""
+        if self._graph_task is None or self._graph_task.done():
+            return
+        try:
+            self._say(self._modes.events((), "messages", message))
+        except UnserializableValue as error:
+            self._unsayable = error
+
     async def _stream(self, graph: Graph, given: Any, config: RunnableConfig) -> AsyncIterator[Iterator[Event]]:
         modes = self._modes
+        asked = [*modes.graph_modes, *({"checkpoints"} - set(modes.graph_modes))]
+        if "messages" in asked and not (modes.graph_subgraphs or modes.uses_events):
+            asked.remove("messages")
+            config = {**config, "callbacks": [Tokens(self._say_message)]}
         options: dict[str, Any] = {
             "context": _context(graph, self._kwargs.context),
-            "stream_mode": [*modes.graph_modes, *({"checkpoints"} - set(modes.graph_modes))],
+            "stream_mode": asked,
             "interrupt_before": self._kwargs.interrupt_before,
             "interrupt_after": self._kwargs.interrupt_after,
             "durability": self._kwargs.durability,
