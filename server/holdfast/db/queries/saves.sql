@@ -1,6 +1,7 @@
 -- name: save_all
 -- Everything that a group of saves holds. A row is let through by the fence of its token; whoever waits for one of these
--- rows waits alone, elsewhere. Written for one plan (see `quiet.sql`).
+-- rows waits alone, elsewhere. Nothing of it is there yet: what comes a second time (after a lost answer, say) fails here
+-- and goes alone, too; looking for it first would cost a twentieth of what is written. Written for one plan (`quiet.sql`).
 WITH fence AS (
     SELECT claim.token, r.run_id, r.thread_id
     FROM unnest(%(run_ids)s, %(tokens)s) AS claim (run_id, token)
@@ -13,7 +14,6 @@ WITH fence AS (
                 %(blob_blob)s)
         AS new (token, thread, ns, channel, version, type, blob)
     JOIN fence USING (token)
-    ON CONFLICT (thread_id, checkpoint_ns, channel, version) DO NOTHING
 ), elements AS (
     INSERT INTO holdfast.elements (thread_id, digest, level, bytes)
     SELECT new.thread, new.digest, new.level, new.bytes
@@ -28,8 +28,6 @@ WITH fence AS (
                 %(checkpoint_parent_id)s, %(checkpoint_checkpoint)s, %(checkpoint_metadata)s)
         AS new (token, thread, ns, checkpoint_id, parent_id, checkpoint, metadata)
     JOIN fence USING (token)
-    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
-    DO UPDATE SET checkpoint = EXCLUDED.checkpoint, metadata = EXCLUDED.metadata
 ), writes AS (
     INSERT INTO checkpoint_writes
         (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
@@ -38,14 +36,11 @@ WITH fence AS (
                 %(write_task_path)s, %(write_idx)s, %(write_channel)s, %(write_type)s, %(write_blob)s)
         AS new (token, thread, ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
     JOIN fence USING (token)
-    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
-    DO UPDATE SET channel = EXCLUDED.channel, type = EXCLUDED.type, blob = EXCLUDED.blob
 ), blocks AS (
     INSERT INTO holdfast.event_blocks (thread_id, first_seq, last_seq, run_id, first_in_run, frames, created_at)
     SELECT fence.thread_id, new.first_seq, new.last_seq, fence.run_id, new.first_in_run, new.frames, holdfast.now()
     FROM unnest(%(block_token)s, %(block_first_seq)s, %(block_last_seq)s, %(block_first_in_run)s, %(block_frames)s)
         AS new (token, first_seq, last_seq, first_in_run, frames)
     JOIN fence USING (token)
-    ON CONFLICT (thread_id, last_seq) DO UPDATE SET frames = EXCLUDED.frames
 )
 SELECT token FROM fence
