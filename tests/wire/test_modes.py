@@ -9,6 +9,7 @@ from langchain_core.messages import AIMessageChunk
 from langgraph.types import Command
 
 from holdfast.errors import Invalid
+from holdfast.wire import codec
 from holdfast.wire.modes import STREAM_MODES, Modes, asked_modes
 from tests.wire.graphs import (
     conversation,
@@ -125,7 +126,7 @@ async def test_two_messages_that_interleave_are_kept_apart() -> None:
         for event in accumulate.events((), "messages", (AIMessageChunk(text, id=key), {"node": key}))
     ]
     assert [data[0].content for name, data in events if name == "messages/partial"] == ["1", "8", "12", "89"]
-    assert named(events, "messages/metadata") == [
+    assert [codec.loads(codec.dumps(data)) for data in named(events, "messages/metadata")] == [
         {"x": {"metadata": {"node": "x"}}},
         {"y": {"metadata": {"node": "y"}}},
     ]

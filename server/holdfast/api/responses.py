@@ -7,7 +7,6 @@ Starlette's `StreamingResponse` is all that the streams need; what is added is t
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -75,26 +74,41 @@ class LongAnswer(StreamingResponse):
             await asyncio.wait([answer, gone, closing])
 
     async def stream_response(self, send: Send) -> None:
-        begun = asyncio.Event()
-
-        async def telling(message: Message) -> None:
-            await send(message)
-            begun.set()
-
-        signs = asyncio.ensure_future(self._keep_alive(send, begun))
+        signs = _Signs(send, self._sign)
         try:
-            await super().stream_response(telling)
+            await super().stream_response(signs.telling)
         finally:
-            signs.cancel()
-            await asyncio.wait([signs])
+            await signs.end()
 
-    async def _keep_alive(self, send: Send, begun: asyncio.Event) -> None:
-        await begun.wait()
-        due = time.monotonic()
-        while True:
-            due += KEEP_ALIVE_SECONDS
-            await asyncio.sleep(due - time.monotonic())
-            await send({"type": "http.response.body", "body": self._sign, "more_body": True})
+
+class _Signs:
+    """Sends a sign of life every `KEEP_ALIVE_SECONDS` from the beginning of an answer to its end."""
+
+    def __init__(self, send: Send, sign: bytes) -> None:
+        self._send = send
+        self._message: Message = {"type": "http.response.body", "body": sign, "more_body": True}
+        self._timer: asyncio.TimerHandle | None = None
+        self._sending: asyncio.Future[None] | None = None
+
+    async def telling(self, message: Message) -> None:
+        await self._send(message)
+        if self._timer is None:
+            self._at(asyncio.get_running_loop().time() + KEEP_ALIVE_SECONDS)
+
+    async def end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._sending is not None:
+            self._sending.cancel()
+            await asyncio.wait([self._sending])
+
+    def _at(self, due: float) -> None:
+        self._timer = asyncio.get_running_loop().call_at(due, self._give, due)
+
+    def _give(self, due: float) -> None:
+        if self._sending is None or self._sending.done():
+            self._sending = asyncio.ensure_future(self._send(self._message))
+        self._at(due + KEEP_ALIVE_SECONDS)
 
 
 def event_stream(

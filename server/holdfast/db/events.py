@@ -39,6 +39,8 @@ BATCH_BYTES = 256 * 1024
 """About what a follower who reads slowly holds in memory; one frame may be longer."""
 BREATH_SECONDS = 0.01
 """How long a follower who has just been told something waits for more: so many tokens are one write."""
+EAGER_FRAMES = 16
+"""So many are told at once, before anybody takes a breath: the first words count."""
 NEVER_WRITTEN = 2**62
 """A number after all that there are: who waits after it waits for the end."""
 
@@ -107,9 +109,9 @@ class Tape:
         if not self.ended:
             await self._wait(self._waiting)
 
-    async def breath(self) -> None:
-        """For `BREATH_SECONDS`, or until the run ended."""
-        if self.ended:
+    async def breath(self, told: int) -> None:
+        """For `BREATH_SECONDS`, or until the run ended; not for who was told only a few frames."""
+        if self.ended or told <= EAGER_FRAMES:
             return
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = loop.create_future()
@@ -173,6 +175,7 @@ class EventLog:
         """
         cursor = after if after is not None else await self._newest(run_id)
         tape: Tape | None = None
+        begun = cursor
         while True:
             tape = tape or self._tapes.get(run_id)
             if tape is None:
@@ -190,7 +193,7 @@ class EventLog:
             elif newer:
                 cursor += len(newer)
                 yield newer
-                await tape.breath()
+                await tape.breath(told=cursor - begun)
             elif not tape.ended:
                 await tape.news()
             elif tape.over:

@@ -7,11 +7,14 @@ there.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_REFUSED = re.compile("[\x00\ud800-\udfff]")
 _MAX_INLINE_INT = 2**63
 _MAX_INLINE_FLOAT = 1e16
 """JSONB writes larger ones without fraction or exponent: they would come back as integers."""
@@ -45,13 +48,13 @@ def _fits_jsonb(value: Any) -> bool:
 
 
 def _plain_text(text: str) -> bool:
-    return "\x00" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
+    return "\x00" not in text and (text.isascii() or not _SURROGATE.search(text))
 
 
 def plain(value: Any) -> Any:
     """Metadata with the characters that JSONB refuses replaced; it labels a checkpoint and is not state."""
     if isinstance(value, str):
-        return value if _plain_text(value) else "".join(c if _plain_text(c) else "\ufffd" for c in value)
+        return value if _plain_text(value) else _REFUSED.sub("\ufffd", value)
     if isinstance(value, dict):
         return {plain(str(key)): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -120,6 +120,8 @@ _COLUMNS: list[tuple[type[Any], str, Callable[[Any], Any], type[Column]]] = [
     for name, column in ({"token": Bigints} | named).items()
 ]
 
+_EMPTY = {name: column(()) for _, name, _, column in _COLUMNS}
+
 
 @dataclass(frozen=True, slots=True)
 class Save:
@@ -165,4 +167,4 @@ def columns(saves: Sequence[Save]) -> dict[str, Column]:
         for row in save.rows:
             rows[type(row)].append(row)
     fences: dict[str, Column] = {"tokens": Bigints(claims), "run_ids": Uuids(claims.values())}
-    return fences | {name: column(map(get, rows[kind])) for kind, name, get, column in _COLUMNS}
+    return _EMPTY | fences | {name: column(map(get, rows[kind])) for kind, name, get, column in _COLUMNS if rows[kind]}
