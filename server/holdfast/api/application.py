@@ -69,6 +69,10 @@ def create_app(services: Services, http: HttpSection | None = None) -> FastAPI:
 
 def routers(http: HttpSection) -> Iterator[tuple[bool, APIRouter]]:
     """All our routers, and whether `http` leaves each of them there."""
+    # The first that takes a path has it, and runs come most often. Crons come before: `crons` there is no run's id.
+    yield not http.disable_runs, crons.router
+    yield not http.disable_runs, runs.router
+    yield not http.disable_runs, stateless.router
     yield True, system.router
     yield not http.disable_meta, system.meta
     yield not http.disable_assistants, assistants.router
@@ -76,10 +80,6 @@ def routers(http: HttpSection) -> Iterator[tuple[bool, APIRouter]]:
     yield not http.disable_threads, states.router
     yield not http.disable_threads, threadstream.router
     yield not http.disable_threads, approvals.router
-    # Crons before runs: `crons` in their paths is no run's id.
-    yield not http.disable_runs, crons.router
-    yield not http.disable_runs, runs.router
-    yield not http.disable_runs, stateless.router
     yield not http.disable_store, store.router
     yield not http.disable_mcp, mcp.router
     yield not http.disable_a2a, a2a.router

@@ -15,20 +15,21 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 DELTA = "DeltaChannel"
 _WHOLE = frozenset({"LastValue", "BinaryOperatorAggregate"})
 """Kinds that store the value itself, so that one reads what the other wrote."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Revision:
     """Nodes, and channels as `Kind[type]`; the types of a union are sorted and joined by `|`."""
 
     nodes: Sequence[str]
     channels: Mapping[str, str]
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """16 hex digits."""
         told = json.dumps([sorted(self.nodes), sorted(self.channels.items())], ensure_ascii=True)
