@@ -52,17 +52,20 @@ class _Member(Generic[T]):
 
 
 class Group(Generic[T, R]):
-    """Commits of one kind, one at a time.
+    """Commits of one kind, `lanes` at a time.
 
     `commit` takes the items of a group and returns the results of those that were committed, by their keys. A group
-    holds each key once.
+    holds each key once. With two lanes half of the callers may go on while the other half's commit is under way.
     """
 
-    def __init__(self, name: str, commit: Callable[[Sequence[T]], Awaitable[Mapping[Any, R]]]) -> None:
+    def __init__(
+        self, name: str, commit: Callable[[Sequence[T]], Awaitable[Mapping[Any, R]]], *, lanes: int = 1
+    ) -> None:
         self._name = name
         self._commit = commit
+        self._lanes = lanes
         self._waiting: list[_Member[T]] = []
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None] | None] = set()
 
     async def join(self, key: Hashable, item: T, size: int = 0) -> R | None:
         """Commit it with whatever else is there, and say what came of it; None: it has to go alone."""
@@ -70,9 +73,9 @@ class Group(Generic[T, R]):
             return None
         member = _Member(key, item, size)
         self._waiting.append(member)
-        if self._task is None:
+        if len(self._tasks) < self._lanes:
             # A context of its own: it works for everybody, not for the run whose save happened to come first.
-            self._task = Context().run(asyncio.create_task, self._work(), name=self._name)
+            self._tasks.add(Context().run(asyncio.create_task, self._work(), name=self._name))
         result: R | None = await member.outcome
         return result
 
@@ -83,7 +86,7 @@ class Group(Generic[T, R]):
                 for _ in range(COMPANY_TURNS):
                     await asyncio.sleep(0)
         finally:
-            self._task = None
+            self._tasks.discard(asyncio.current_task())
             # Only where something is badly wrong anybody is left.
             for member in self._waiting:
                 member.outcome.set_result(None)
