@@ -31,6 +31,9 @@ from holdfast.wire.runs import RunCreate, stored_kwargs
 from holdfast.wire.threads import searchable
 
 
+NO_PATTERNS = HeaderPatterns()
+
+
 @dataclass(frozen=True, slots=True)
 class Started:
     """A run that was admitted; `repeated`: by an earlier request with the same idempotency key."""
@@ -74,7 +77,7 @@ def origin(request: Request) -> Origin:
     Raises:
         Invalid: a malformed idempotency key.
     """
-    patterns = services(request).sections.http.configurable_headers or HeaderPatterns()
+    patterns = services(request).sections.http.configurable_headers or NO_PATTERNS
     return Origin(
         request.headers.get("x-request-id") or str(uuids.uuid7()),
         headers=visible(request.headers.items(), includes=patterns.includes, excludes=patterns.excludes),

@@ -17,7 +17,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from contextvars import Context
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from psycopg import IntegrityError
@@ -48,34 +48,31 @@ class _Member(Generic[T]):
     key: Hashable
     item: T
     size: int
-    outcome: _Outcome = field(default_factory=lambda: _Outcome(loop=asyncio.get_running_loop()))
+    outcome: _Outcome
 
 
 class Group(Generic[T, R]):
-    """Commits of one kind, `lanes` at a time.
+    """Commits of one kind, one at a time.
 
     `commit` takes the items of a group and returns the results of those that were committed, by their keys. A group
-    holds each key once. With two lanes half of the callers may go on while the other half's commit is under way.
+    holds each key once.
     """
 
-    def __init__(
-        self, name: str, commit: Callable[[Sequence[T]], Awaitable[Mapping[Any, R]]], *, lanes: int = 1
-    ) -> None:
+    def __init__(self, name: str, commit: Callable[[Sequence[T]], Awaitable[Mapping[Any, R]]]) -> None:
         self._name = name
         self._commit = commit
-        self._lanes = lanes
         self._waiting: list[_Member[T]] = []
-        self._tasks: set[asyncio.Task[None] | None] = set()
+        self._task: asyncio.Task[None] | None = None
 
     async def join(self, key: Hashable, item: T, size: int = 0) -> R | None:
         """Commit it with whatever else is there, and say what came of it; None: it has to go alone."""
         if size >= MOST_BYTES:
             return None
-        member = _Member(key, item, size)
+        member = _Member(key, item, size, _Outcome(loop=asyncio.get_running_loop()))
         self._waiting.append(member)
-        if len(self._tasks) < self._lanes:
+        if self._task is None:
             # A context of its own: it works for everybody, not for the run whose save happened to come first.
-            self._tasks.add(Context().run(asyncio.create_task, self._work(), name=self._name))
+            self._task = Context().run(asyncio.create_task, self._work(), name=self._name)
         result: R | None = await member.outcome
         return result
 
@@ -86,7 +83,7 @@ class Group(Generic[T, R]):
                 for _ in range(COMPANY_TURNS):
                     await asyncio.sleep(0)
         finally:
-            self._tasks.discard(asyncio.current_task())
+            self._task = None
             # Only where something is badly wrong anybody is left.
             for member in self._waiting:
                 member.outcome.set_result(None)
