@@ -30,7 +30,6 @@ from holdfast.wire.merging import merged_config, merged_metadata, mirrored, own_
 from holdfast.wire.runs import RunCreate, stored_kwargs
 from holdfast.wire.threads import searchable
 
-
 NO_PATTERNS = HeaderPatterns()
 
 
