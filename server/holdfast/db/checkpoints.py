@@ -24,11 +24,12 @@ query (`elements.py`), and whoever held one connection while it waited for a sec
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, Self, TypeAlias, cast
 from uuid import UUID
 
 from langchain_core.runnables import RunnableConfig
@@ -44,6 +45,7 @@ from langgraph.checkpoint.base import (
     get_serializable_checkpoint_metadata,
 )
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.checkpoint.serde.base import SerializerProtocol
 from psycopg import AsyncCursor
 from psycopg.rows import DictRow
 
@@ -79,7 +81,7 @@ class Fence:
 
 @dataclass(slots=True)
 class Progress:
-    """What a saver has done; its clones, which read other types (`with_allowlist`), share it."""
+    """What a saver has done; its clones, which read other types, share it."""
 
     steps_saved: int = 0
     """Supersteps of the graph and its subgraphs; inputs do not count."""
@@ -137,6 +139,12 @@ class FencedSaver(AsyncPostgresSaver):
         """The fingerprint of the graph that writes here, kept with every checkpoint."""
         self.by_element = False
         """Whether long lists are stored by element from now on; all that is stored can be read in any case."""
+
+    def reading(self, serde: SerializerProtocol) -> Self:
+        """The same saver, with another reader of values."""
+        clone = copy.copy(self)
+        clone.serde = serde
+        return clone
 
     async def seal(self) -> None:
         """Wait for what is being saved and refuse what comes later: this saver reads only from now on.

@@ -16,8 +16,9 @@ that never reached the log, and none of those numbers may come back with another
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -146,6 +147,7 @@ class EventLog:
         self._split = split
         self._sql = statements("events")
         self._tapes: dict[UUID, Tape] = {}
+        self._followers: Counter[UUID] = Counter()
         self._news = News(database, bell)
 
     def open_tape(self, run_id: UUID, first_seq: int) -> Tape:
@@ -167,39 +169,54 @@ class EventLog:
         self._bell.ring("events", about)
         self._news.tell(about)
 
+    def is_followed(self, run_id: UUID) -> bool:
+        """Whether somebody in this process follows the run at this moment."""
+        return run_id in self._followers
+
+    @contextmanager
+    def _following(self, run_id: UUID) -> Iterator[None]:
+        self._followers[run_id] += 1
+        try:
+            yield
+        finally:
+            self._followers[run_id] -= 1
+            if not self._followers[run_id]:
+                del self._followers[run_id]
+
     async def follow(self, caller: Caller, run_id: UUID, after: int | None) -> AsyncIterator[Frames]:
         """The run's frames in order, in batches, until it has ended.
 
         Args:
             after: the last number already seen; 0 from the start, None for what is said from now on.
         """
-        cursor = after if after is not None else await self._newest(run_id)
-        tape: Tape | None = None
-        begun = cursor
-        while True:
-            tape = tape or self._tapes.get(run_id)
-            if tape is None:
-                async for frames, last in self._from_log(caller, run_id, cursor):
-                    cursor = last
-                    yield frames
-                if run_id not in self._tapes:
+        with self._following(run_id):
+            cursor = after if after is not None else await self._newest(run_id)
+            tape: Tape | None = None
+            begun = cursor
+            while True:
+                tape = tape or self._tapes.get(run_id)
+                if tape is None:
+                    async for frames, last in self._from_log(caller, run_id, cursor):
+                        cursor = last
+                        yield frames
+                    if run_id not in self._tapes:
+                        return
+                    continue
+                newer = tape.since(cursor)
+                if newer is None:
+                    logged, cursor = await self._catch_up(run_id, cursor, tape)
+                    if logged:
+                        yield logged
+                elif newer:
+                    cursor += len(newer)
+                    yield newer
+                    await tape.breath(told=cursor - begun)
+                elif not tape.ended:
+                    await tape.news()
+                elif tape.over:
                     return
-                continue
-            newer = tape.since(cursor)
-            if newer is None:
-                logged, cursor = await self._catch_up(run_id, cursor, tape)
-                if logged:
-                    yield logged
-            elif newer:
-                cursor += len(newer)
-                yield newer
-                await tape.breath(told=cursor - begun)
-            elif not tape.ended:
-                await tape.news()
-            elif tape.over:
-                return
-            else:
-                tape = None
+                else:
+                    tape = None
 
     async def follow_thread(self, caller: Caller, thread_id: UUID, after: int | None) -> AsyncIterator[list[Piece]]:
         """The thread's log in order, in batches, until the thread is deleted.

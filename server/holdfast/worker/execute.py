@@ -299,7 +299,8 @@ class Execution:
 
     def _say(self, events: Iterable[Event]) -> None:
         for event, data in events:
-            self._journal.emit(event, codec.dumps(data))
+            if self._journal.is_heard:
+                self._journal.emit(event, codec.dumps(data))
 
     def _say_message(self, message: tuple[Any, Any]) -> None:
         """Called by the model's callbacks, who would swallow what is raised here; a thread may outlive the graph."""

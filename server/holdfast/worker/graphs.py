@@ -14,13 +14,14 @@ import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Self, TypeAlias, cast
 
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.graph import StateGraph
 from langgraph.pregel import Pregel
 from langgraph.store.base import BaseStore
@@ -28,6 +29,7 @@ from langgraph_sdk.auth.types import BaseUser
 from langgraph_sdk.runtime import AccessContext, ServerRuntime, _ExecutionRuntime, _ReadRuntime
 
 from holdfast.db.checkpoints import FencedSaver
+from holdfast.db.serde import StateSerializer
 from holdfast.errors import ProjectError, UnknownGraph
 from holdfast.project import GraphSpec, Project
 from holdfast.rules.revision import Revision
@@ -52,6 +54,11 @@ class _Loaded:
     allowed: AllowList
     revision: Revision | None
     """The newest that was handed out; None before a factory made its first graph."""
+    serde: JsonPlusSerializer = field(init=False)
+    """Reads what the graph's state declares."""
+
+    def __post_init__(self) -> None:
+        self.serde = StateSerializer().with_msgpack_allowlist(self.allowed)
 
 
 class Graphs:
@@ -192,11 +199,13 @@ class Graphs:
         # Not graph.copy(): it builds a new graph from the attributes, which loses the private ones (the mappers
         # that turn streamed values into the state's own classes) and validates the whole graph again.
         equipped = copy.copy(graph)
-        equipped.checkpointer = None if checkpointer is None else checkpointer.with_allowlist(loaded.allowed)
-        if isinstance(equipped.checkpointer, FencedSaver):
-            equipped.checkpointer.by_element = self._project.sections.checkpointer.by_element(loaded.spec.graph_id)
+        if isinstance(checkpointer, FencedSaver):
+            equipped.checkpointer = saver = checkpointer.reading(loaded.serde)
+            saver.by_element = self._project.sections.checkpointer.by_element(loaded.spec.graph_id)
             if loaded.revision is not None:
-                equipped.checkpointer.graph_revision = loaded.revision.fingerprint
+                saver.graph_revision = loaded.revision.fingerprint
+        else:
+            equipped.checkpointer = None if checkpointer is None else checkpointer.with_allowlist(loaded.allowed)
         if store is not None:
             equipped.store = store
         return equipped

@@ -4,8 +4,9 @@ A frame gets its number when it is emitted and is on the tape immediately. The l
 gathered or a moment has passed, whichever comes first; one append is under way at a time, and what gathers meanwhile
 is the next block. The last block is not written here: it travels in the transaction that ends the run.
 
-A run that is not logged has followers in this process only. Its thread's followers are told in one block at its end
-that it began, and why it failed if it did; a stateless run's thread has no followers, and goes with it.
+A run that is not logged has followers in this process only, and says nothing while there are none. Its thread's
+followers are told in one block at its end that it began, and why it failed if it did; a stateless run's thread has no
+followers, and goes with it.
 """
 
 from __future__ import annotations
@@ -54,6 +55,11 @@ class Journal:
         """A later attempt goes on counting within the run where the log stops."""
         if self._run.attempt > 1:
             self._in_run = await self._events.next_in_run(self._run.run_id)
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether anybody hears now, or can read later, what the run says."""
+        return self._run.logged or self._events.is_followed(self._run.run_id)
 
     def emit(self, event: str, data: bytes) -> None:
         """Say one thing; returns at once."""
