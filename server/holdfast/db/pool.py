@@ -49,6 +49,9 @@ GROUP_CONNECTIONS = 4
 ACQUIRE_SECONDS = 10.0
 """How long a call waits for a connection before it is answered with DatabaseUnavailable."""
 
+GROUP_SECONDS = 0.5
+"""The same for a group commit: its members go alone then, and each has that time before it."""
+
 AGAIN_SECONDS = 1.0
 """How long a call waits in the pool's queue before it asks again: each asks for a new connection where one went."""
 
@@ -108,11 +111,14 @@ class Database:
     async def connection(self, lane: Lane) -> AsyncIterator[Connection]:
         """A connection for one short piece of work. Driver errors leave as ours."""
         if lane == "api":
-            async with self._api_lane, _borrowed(self._pool) as conn:
+            async with self._api_lane, _borrowed(self._pool, ACQUIRE_SECONDS) as conn:
                 yield conn
-            return
-        async with _borrowed(self._groups if lane == "group" else self._pool) as conn:
-            yield conn
+        elif lane == "group":
+            async with _borrowed(self._groups, GROUP_SECONDS) as conn:
+                yield conn
+        else:
+            async with _borrowed(self._pool, ACQUIRE_SECONDS) as conn:
+                yield conn
 
     @asynccontextmanager
     async def transaction(self, lane: Lane) -> AsyncIterator[Connection]:
@@ -190,9 +196,9 @@ def _pool(url: str, size: int, configure: Configure, *, threshold: int | None) -
 
 
 @asynccontextmanager
-async def _borrowed(pool: Pool) -> AsyncIterator[Connection]:
+async def _borrowed(pool: Pool, seconds: float) -> AsyncIterator[Connection]:
     with translated():
-        conn = await _usable(pool)
+        conn = await _usable(pool, seconds)
         try:
             async with conn:
                 yield conn
@@ -200,9 +206,9 @@ async def _borrowed(pool: Pool) -> AsyncIterator[Connection]:
             await pool.putconn(conn)
 
 
-async def _usable(pool: Pool) -> Connection:
+async def _usable(pool: Pool, seconds: float) -> Connection:
     """A connection of the pool whose server has not hung up."""
-    deadline = time.monotonic() + ACQUIRE_SECONDS
+    deadline = time.monotonic() + seconds
     while True:
         left = deadline - time.monotonic()
         try:
