@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -12,6 +13,7 @@ import pytest
 
 from holdfast.db.admission import _Arrival
 from holdfast.db.admission import _columns as columns_of_arrivals
+from holdfast.db.pool import ACQUIRE_SECONDS, GROUP_CONNECTIONS, GROUP_SECONDS
 from holdfast.db.queue import Claimed
 from holdfast.db.runs import RunEnd
 from holdfast.db.runs import _columns as columns_of_ends
@@ -236,6 +238,16 @@ def scans_in(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def simple_end(claim: Claimed) -> RunEnd:
     return RunEnd(RunStatus.SUCCESS, outcome({"n": b"1"}), event_seq=claim.event_seq, is_plain=True)
+
+
+async def test_a_group_that_finds_no_connection_gives_way_soon(stage: Stage) -> None:
+    thread_id = await stage.thread()
+    async with AsyncExitStack() as taken:
+        for _ in range(GROUP_CONNECTIONS):
+            await taken.enter_async_context(stage.database.connection("group"))
+        async with asyncio.timeout(GROUP_SECONDS + ACQUIRE_SECONDS / 2):
+            claim = await stage.started(thread_id)
+            await put(saver(stage, claim), config_of(claim), {"x": [1]})
 
 
 async def test_runs_that_come_together_come_in_together(stage: Stage) -> None:
