@@ -15,7 +15,7 @@ import typer
 if TYPE_CHECKING:
     from holdfast.settings import Settings
 
-GARBAGE = (20_000, 20, 20)
+GARBAGE = (10_000, 5, 5)
 """Thresholds of the garbage collector. Python's own (700, 10, 10) suit small programs: many runs at once have hundreds
 of thousands of objects that live for a moment, and looking through them again and again took half of all time."""
 
