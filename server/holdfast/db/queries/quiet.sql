@@ -6,8 +6,9 @@
 -- the statement may have missed: a run is let in only where the locked row still is not busy, and ended only where it is
 -- the very version (xmin) that its claim saw, since every admission writes the row.
 --
--- One plan serves all groups, made before the tables have statistics; so rows are looked up one by one, by their keys, and
--- everything else is asked of the row that was locked.
+-- One plan serves all groups, made when the tables are empty or tiny; so rows are looked up one by one, by their keys, in ways
+-- that leave the planner no other choice (no join with a table, which might be read whole), and everything else is asked of
+-- the row that was locked.
 
 -- name: admit
 WITH new AS (
@@ -38,9 +39,9 @@ WITH new AS (
            WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running')) = 0
 ), occupied AS (
     UPDATE holdfast.threads t
-    SET status = 'busy', edit_token = NULL, metadata = t.metadata || quiet.stamp, updated_at = holdfast.now()
-    FROM quiet
-    WHERE t.thread_id = quiet.thread_id
+    SET status = 'busy', edit_token = NULL, updated_at = holdfast.now(),
+        metadata = t.metadata || (SELECT stamp FROM quiet WHERE quiet.thread_id = t.thread_id)
+    WHERE t.thread_id = ANY(ARRAY(SELECT thread_id FROM quiet))
 ), admitted AS (
     INSERT INTO holdfast.runs (
         run_id, thread_id, owner, assistant_id, graph_id, status, metadata, kwargs, multitask_strategy,
@@ -97,9 +98,8 @@ WITH over AS (
 ), ended AS (
     UPDATE holdfast.runs r
     SET status = 'success', worker_id = NULL, updated_at = holdfast.now()
-    FROM quiet
-    WHERE r.run_id = quiet.run_id
-    RETURNING r.run_id, r.thread_id
+    WHERE r.run_id = ANY(ARRAY(SELECT run_id FROM quiet))
+    RETURNING r.run_id
 ), told AS (
     INSERT INTO holdfast.event_blocks
         (thread_id, first_seq, last_seq, run_id, first_in_run, frames, created_at, ended_runs)
@@ -110,9 +110,13 @@ WITH over AS (
     WHERE quiet.tells
 ), dropped AS (
     DELETE FROM holdfast.thread_values v
-    USING quiet
-    JOIN unnest(%(drop_run_ids)s, %(drop_channels)s, %(drop_idxs)s) AS gone (run_id, channel, idx) USING (run_id)
-    WHERE v.thread_id = quiet.thread_id AND v.channel = gone.channel AND v.idx = gone.idx
+    WHERE v.ctid = ANY(ARRAY(
+        SELECT old.ctid
+        FROM quiet
+        JOIN unnest(%(drop_run_ids)s, %(drop_channels)s, %(drop_idxs)s) AS gone (run_id, channel, idx) USING (run_id)
+        CROSS JOIN LATERAL (SELECT ctid FROM holdfast.thread_values
+                            WHERE thread_id = quiet.thread_id AND channel = gone.channel AND idx = gone.idx
+                            OFFSET 0) AS old))
 ), put AS (
     INSERT INTO holdfast.thread_values (thread_id, channel, idx, value)
     SELECT quiet.thread_id, new.channel, new.idx, new.value
@@ -122,11 +126,11 @@ WITH over AS (
     ON CONFLICT (thread_id, channel, idx) DO UPDATE SET value = EXCLUDED.value
 ), settled AS (
     UPDATE holdfast.threads t
-    SET status = 'idle', error = NULL, unfinished = false, checkpoint_id = quiet.checkpoint_id,
-        value_digests = quiet.digests, event_seq = quiet.newest + 1,
-        updated_at = holdfast.now(), state_updated_at = holdfast.now(),
-        deleted_at = CASE WHEN quiet.hides THEN holdfast.now() END
-    FROM quiet
-    WHERE t.thread_id = quiet.thread_id
+    SET status = 'idle', error = NULL, unfinished = false, updated_at = holdfast.now(), state_updated_at = holdfast.now(),
+        (checkpoint_id, value_digests, event_seq, deleted_at) = (
+            SELECT quiet.checkpoint_id, quiet.digests, quiet.newest + 1, CASE WHEN quiet.hides THEN holdfast.now() END
+            FROM quiet
+            WHERE quiet.thread_id = t.thread_id)
+    WHERE t.thread_id = ANY(ARRAY(SELECT thread_id FROM quiet))
 )
 SELECT run_id FROM ended
