@@ -238,10 +238,16 @@ async def test_a_result_that_cannot_be_recorded_is_still_the_result_and_unknown_
 async def test_an_execution_that_was_frozen_before_its_line_sees_what_happened_meanwhile(
     store: BaseStore, policy: ledger.IfUnknown
 ) -> None:
-    woken = asyncio.Event()
-    frozen = Wrapped(store, lambda op: woken.wait() if isinstance(op, PutOp) else None)
+    reached, woken = asyncio.Event(), asyncio.Event()
+
+    async def freeze() -> None:
+        reached.set()
+        await woken.wait()
+
+    frozen = Wrapped(store, lambda op: freeze() if isinstance(op, PutOp) else None)
     world = Payments()
     late = asyncio.create_task(happens_once(effect(), world.pay, store=frozen, if_unknown=policy))
+    await reached.wait()
     assert await happens_once(effect(), world.pay, store=store, if_unknown=policy) == "paid 5"
     woken.set()
     assert await late == "paid 5"
