@@ -20,7 +20,8 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -117,7 +118,7 @@ class Execution:
             run,
             runs=shop.runs,
             events=shop.events,
-            on_failure=lambda: self.stop(StopReason.LEASE_LOST),
+            on_failure=_weakly(self._lose),
         )
 
     def drain(self) -> None:
@@ -130,6 +131,9 @@ class Execution:
             self._reason = reason
         if self._graph_task is not None:
             self._graph_task.cancel()
+
+    def _lose(self) -> None:
+        self.stop(StopReason.LEASE_LOST)
 
     async def run(self) -> None:
         """Execute to the end; raises nothing that belongs to the run."""
@@ -178,14 +182,17 @@ class Execution:
             )
         if self.claim.asks and self._kwargs.on_pending_interrupt == "reject":
             return QuestionPending(f"{ASKS} One was asked before this input's turn came.")
-        self._graph_task = exits.task(self._drive(), name=f"graph-{self.claim.run_id}")
-        done, _ = await asyncio.wait([self._graph_task], timeout=self._shop.run_timeout)
+        task = self._graph_task = exits.task(self._drive(), name=f"graph-{self.claim.run_id}")
+        done, _ = await asyncio.wait([task], timeout=self._shop.run_timeout)
         if not done:
             self.stop(StopReason.TIMEOUT)
-            await asyncio.wait([self._graph_task])
-        if self._graph_task.cancelled():
+            await asyncio.wait([task])
+        # The run's callbacks, in the task's context, know this execution; a circle would keep all that the run has made,
+        # a large state too, until the garbage collector comes by.
+        self._graph_task = None
+        if task.cancelled():
             return asyncio.CancelledError()
-        return self._graph_task.exception() or self._graph_task.result()
+        return task.exception() or task.result()
 
     async def _end_of(self, performed: Outcome | BaseException) -> RunEnd | None:
         """How the run ends; None if it goes on elsewhere or is no longer ours."""
@@ -357,6 +364,17 @@ class Execution:
     @property
     def _user(self) -> User | None:
         return None if self._kwargs.user is None else User(self._kwargs.user)
+
+
+def _weakly(method: Callable[[], None]) -> Callable[[], None]:
+    """Calls the method while its object is there, and does not keep it."""
+    reference = weakref.WeakMethod(method)
+
+    def call() -> None:
+        if (there := reference()) is not None:
+            there()
+
+    return call
 
 
 def _result(end: RunEnd) -> bytes | None:

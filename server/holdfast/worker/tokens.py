@@ -23,18 +23,23 @@ class Tokens(StreamMessagesHandler):
     """Tells `say` of the messages of one graph, each with its metadata, on the event loop that made this."""
 
     def __init__(self, say: Callable[[tuple[Any, Any]], None]) -> None:
-        super().__init__(self._put, subgraphs=True, parent_ns=())
-        self._say = say
-        self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
+        super().__init__(_at_home(say), subgraphs=True, parent_ns=())
 
     def on_chain_start(self, *args: Any, **kwargs: Any) -> Any:
         self.subgraphs = False
         return super().on_chain_start(*args, **kwargs)
 
-    def _put(self, part: tuple[Any, ...]) -> None:
+
+def _at_home(say: Callable[[tuple[Any, Any]], None]) -> Callable[[tuple[Any, ...]], None]:
+    """`say` for the message in what LangGraph streams, called on this event loop whoever calls; no method of the handler,
+    which would be garbage in a circle with all that the run has made."""
+    loop, home = asyncio.get_running_loop(), threading.get_ident()
+
+    def put(part: tuple[Any, ...]) -> None:
         _, _, message = part
-        if threading.get_ident() == self._thread:
-            self._say(message)
+        if threading.get_ident() == home:
+            say(message)
         else:
-            self._loop.call_soon_threadsafe(self._say, message)
+            loop.call_soon_threadsafe(say, message)
+
+    return put
