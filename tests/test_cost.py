@@ -80,13 +80,14 @@ def wait(http: httpx.Client, thread: str) -> None:
     http.post(f"/threads/{thread}/runs/wait", json=conversation()).raise_for_status()
 
 
-def test_a_run_that_comes_alone_takes_9_statements(cost: Cost) -> None:
-    assert sum(cost.statements.values()) == 9, cost.statements
+def test_a_run_that_comes_alone_takes_8_statements(cost: Cost) -> None:
+    assert sum(cost.statements.values()) == 8, cost.statements
 
 
-def test_a_run_that_comes_alone_takes_8_commits(cost: Cost) -> None:
-    """Two of them are for its record; five are checkpoints, and one rings for other processes."""
-    assert cost.commits == 8
+def test_a_run_that_comes_alone_takes_7_commits(cost: Cost) -> None:
+    """Two of them are for its record; four are checkpoints, as the input's goes with the
+    next one; and one rings for other processes."""
+    assert cost.commits == 7
 
 
 def test_of_runs_that_come_together_each_takes_less_than_half_of_it(crowded: Cost) -> None:

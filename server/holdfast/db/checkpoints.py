@@ -11,6 +11,8 @@ put as a pipeline of statements. This one keeps its tables and its reading code 
   token. The row is locked FOR SHARE, so a newer claim either waits for this write or is seen by it. No row:
   `FenceLost`, nothing saved.
 * What is written comes after what was read, whatever the clocks of the hosts say (`checkpointids.py`).
+* A graph's input is saved with what its first superstep makes of it, which is the mapping to the state's channels and
+  runs nobody's code: until then the run's row is what keeps the input.
 * Saves are idempotent, so a lost connection retries the save; the run does not notice (invariant 2).
 * A task's writes replace what an earlier attempt left under the same task id. Within one fence there is one writer, and
   a leftover of a rolled-back input must not win over the new one.
@@ -66,6 +68,9 @@ NULL_TASK_ID = "00000000-0000-0000-0000-000000000000"
 SAVE_RETRY_SECONDS = PERSISTENT_SECONDS
 """How long a save outlives a lost database before the run gives up."""
 
+WriteRow: TypeAlias = tuple[str, str, str, str, str, int, str, str, bytes]
+"""Thread, namespace, checkpoint, task, the task's path, place, channel, type, bytes."""
+
 BlobRow: TypeAlias = tuple[str, str, str, str, str, bytes | None]
 """Thread, namespace, channel, version, type, bytes: as LangGraph's saver dumps them."""
 
@@ -79,6 +84,17 @@ class Fence:
     token: int
 
 
+@dataclass(frozen=True, slots=True)
+class Item:
+    """Something to be saved: as rows among those of other runs, or alone, by a verb of `checkpoints.sql`."""
+
+    checkpoint_id: str
+    key: Hashable
+    rows: Sequence[saves.Row]
+    """None where it has to look at what is there."""
+    alone: Callable[[], tuple[str, dict[str, Any]]]
+
+
 @dataclass(slots=True)
 class Progress:
     """What a saver has done; its clones, which read other types, share it."""
@@ -87,6 +103,8 @@ class Progress:
     """Supersteps of the graph and its subgraphs; inputs do not count."""
     has_borrowed: bool = False
     """Whether it wrote to a checkpoint that was there before it."""
+    held: list[Item] = field(default_factory=list)
+    """The input's checkpoint and the writes to it, which go with whatever is saved next."""
     sealed: bool = False
     saving: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
@@ -139,6 +157,8 @@ class FencedSaver(AsyncPostgresSaver):
         """The fingerprint of the graph that writes here, kept with every checkpoint."""
         self.by_element = False
         """Whether long lists are stored by element from now on; all that is stored can be read in any case."""
+        self.holds_inputs = False
+        """Whether what follows a run's input runs nobody's code, so that both may be saved together."""
 
     def reading(self, serde: SerializerProtocol) -> Self:
         """The same saver, with another reader of values."""
@@ -155,6 +175,14 @@ class FencedSaver(AsyncPostgresSaver):
         await asyncio.sleep(0)
         await self.progress.idle.wait()
         self.progress.sealed = True
+        await self.save_held()
+
+    async def save_held(self) -> None:
+        """Save the input now, with which nothing else went."""
+        if self._fence is not None:
+            held, self.progress.held = self.progress.held, []
+            for item in held:
+                await self._save_alone(self._fence, *item.alone())
 
     @asynccontextmanager
     async def _cursor(self, *, pipeline: bool = False) -> AsyncIterator[AsyncCursor[DictRow]]:
@@ -166,6 +194,7 @@ class FencedSaver(AsyncPostgresSaver):
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         if config["configurable"]["thread_id"] == self._new_thread and not self.progress.own_checkpoints:
             return None
+        await self.save_held()
         read = super().aget_tuple
 
         async def row() -> list[CheckpointTuple]:
@@ -200,6 +229,7 @@ class FencedSaver(AsyncPostgresSaver):
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
+        await self.save_held()
         read = super().alist
 
         async def page() -> list[CheckpointTuple]:
@@ -220,6 +250,7 @@ class FencedSaver(AsyncPostgresSaver):
             return {channel: self._replayed(channel, line, 0) for channel, line in lines.items()}
 
     async def _walk(self, config: RunnableConfig, start: str, channels: Sequence[str]) -> dict[str, Line]:
+        await self.save_held()
         place = config["configurable"]
 
         async def walked() -> dict[str, Line]:
@@ -341,18 +372,22 @@ class FencedSaver(AsyncPostgresSaver):
         )
         # Before the save: the writes of the first tasks are under way at the same time.
         self.progress.own_checkpoints.add(checkpoint["id"])
-        await self._save_checkpoint(
-            [*rows, *((*of, channel, str(new_versions[channel]), TYPE, root) for channel, root in roots.items())],
-            {
-                "thread_id": configurable["thread_id"],
-                "checkpoint_ns": configurable["checkpoint_ns"],
-                "checkpoint_id": checkpoint["id"],
-                "parent_id": configurable.get("checkpoint_id"),
-                "checkpoint": json_bytes({**checkpoint, "channel_values": inline}),
-                "metadata": json_bytes(plain(labels)),
-            },
-            lists.rows,
-        )
+        params = {
+            "thread_id": configurable["thread_id"],
+            "checkpoint_ns": configurable["checkpoint_ns"],
+            "checkpoint_id": checkpoint["id"],
+            "parent_id": configurable.get("checkpoint_id"),
+            "checkpoint": json_bytes({**checkpoint, "channel_values": inline}),
+            "metadata": json_bytes(plain(labels)),
+        }
+        rows += [(*of, channel, str(new_versions[channel]), TYPE, root) for channel, root in roots.items()]
+        with self._under_way() as fence:
+            item = _whole(fence, rows, params, lists.rows)
+            if self.holds_inputs and self._is_run and metadata.get("source") == "input" and not of[1]:
+                await self.save_held()
+                self.progress.held.append(item)
+            else:
+                await self._save(fence, item)
         self._elements.committed(lists)
         self.progress.steps_saved += metadata.get("source") == "loop"
         return {
@@ -390,59 +425,39 @@ class FencedSaver(AsyncPostgresSaver):
         is_first = task not in self.progress.written and not is_borrowed and not is_command
         self.progress.written.add(task)
         self.progress.has_borrowed |= is_borrowed
+        params = {
+            "thread_id": configurable["thread_id"],
+            "checkpoint_ns": configurable["checkpoint_ns"],
+            "checkpoint_id": configurable["checkpoint_id"],
+            "task_id": task_id,
+            "task_path": task_path,
+            # Special writes (an interrupt, a resume) have negative places and stay beside the regular ones.
+            "length": len(writes) if regular else 2**31 - 1,
+            "is_command": is_command,
+            "is_borrowed": is_borrowed,
+        }
         with self._under_way() as fence:
-            if is_first and await self._saved_in_group(fence, task, [saves.Write(fence.token, *row) for row in rows]):
-                return
-            await self._save(
-                fence,
-                "put_writes",
-                {
-                    "thread_id": configurable["thread_id"],
-                    "checkpoint_ns": configurable["checkpoint_ns"],
-                    "checkpoint_id": configurable["checkpoint_id"],
-                    "task_id": task_id,
-                    "task_path": task_path,
-                    "idxs": Integers(row[5] for row in rows),
-                    "channels": Texts(row[6] for row in rows),
-                    "types": Texts(row[7] for row in rows),
-                    "blobs": Blobs(row[8] for row in rows),
-                    # Special writes (an interrupt, a resume) have negative places and stay beside the regular ones.
-                    "length": len(writes) if regular else 2**31 - 1,
-                    "is_command": is_command,
-                    "is_borrowed": is_borrowed,
-                },
-            )
+            item = _writes(fence, rows, params, is_first=is_first)
+            if is_first and any(held.checkpoint_id == item.checkpoint_id for held in self.progress.held):
+                self.progress.held.append(item)
+            else:
+                await self._save(fence, item)
 
     @property
     def _is_run(self) -> bool:
         return self._fence is not None and self._fence.kind == "run"
 
-    async def _save_checkpoint(self, blobs: Sequence[BlobRow], params: dict[str, Any], elements: Sequence[Row]) -> None:
-        with self._under_way() as fence:
-            whole = saves.Checkpoint(fence.token, *params.values())
-            rows: list[saves.Row] = [whole, *(saves.Blob(fence.token, *blob) for blob in blobs)]
-            rows += [saves.Element(fence.token, whole.thread, row.digest, row.level, row.bytes) for row in elements]
-            if await self._saved_in_group(fence, whole.checkpoint_id, rows):
+    async def _save(self, fence: Fence, item: Item) -> None:
+        """Save it, and what is held, together or else in their order."""
+        items, self.progress.held = [*self.progress.held, item], []
+        if self._saves is not None and fence.kind == "run" and item.rows:
+            rows = [row for item in items for row in item.rows]
+            if await self._saves.saved(saves.Save(fence.id, fence.token, (fence.token, item.key), rows)):
                 return
-            columns = {
-                "checkpoint": whole.checkpoint.decode(),
-                "metadata": whole.metadata.decode(),
-                "channels": Texts(blob[2] for blob in blobs),
-                "versions": Texts(blob[3] for blob in blobs),
-                "types": Texts(blob[4] for blob in blobs),
-                "blobs": Blobs(blob[5] for blob in blobs),
-                "digests": Blobs(row.digest for row in elements),
-                "levels": Integers(row.level for row in elements),
-                "elements": Blobs(row.bytes for row in elements),
-            }
-            await self._save(fence, "put", params | columns)
+        for item in items:
+            await self._save_alone(fence, *item.alone())
 
-    async def _saved_in_group(self, fence: Fence, what: Hashable, rows: Sequence[saves.Row]) -> bool:
-        if self._saves is None or fence.kind != "run":
-            return False
-        return await self._saves.saved(saves.Save(fence.id, fence.token, (fence.token, what), rows))
-
-    async def _save(self, fence: Fence, verb: str, params: dict[str, Any]) -> None:
+    async def _save_alone(self, fence: Fence, verb: str, params: dict[str, Any]) -> None:
         query = _fenced(verb, fence.kind)
         params |= {"fence_id": fence.id, "fence_token": fence.token}
 
@@ -468,6 +483,44 @@ class FencedSaver(AsyncPostgresSaver):
 
 # LangGraph asks for the signature with every run; made once, it is at hand.
 FencedSaver.aput_writes.__signature__ = inspect.signature(FencedSaver.aput_writes)  # type: ignore[attr-defined]
+
+
+def _whole(fence: Fence, blobs: Sequence[BlobRow], params: dict[str, Any], elements: Sequence[Row]) -> Item:
+    """A checkpoint and the values that came with it."""
+    whole = saves.Checkpoint(fence.token, *params.values())
+    rows: list[saves.Row] = [whole, *(saves.Blob(fence.token, *blob) for blob in blobs)]
+    rows += [saves.Element(fence.token, whole.thread, row.digest, row.level, row.bytes) for row in elements]
+
+    def alone() -> tuple[str, dict[str, Any]]:
+        return "put", params | {
+            "checkpoint": whole.checkpoint.decode(),
+            "metadata": whole.metadata.decode(),
+            "channels": Texts(blob[2] for blob in blobs),
+            "versions": Texts(blob[3] for blob in blobs),
+            "types": Texts(blob[4] for blob in blobs),
+            "blobs": Blobs(blob[5] for blob in blobs),
+            "digests": Blobs(row.digest for row in elements),
+            "levels": Integers(row.level for row in elements),
+            "elements": Blobs(row.bytes for row in elements),
+        }
+
+    return Item(whole.checkpoint_id, whole.checkpoint_id, rows, alone)
+
+
+def _writes(fence: Fence, writes: Sequence[WriteRow], params: dict[str, Any], *, is_first: bool) -> Item:
+    """A task's writes; those that have to look at what is there already go alone."""
+
+    def alone() -> tuple[str, dict[str, Any]]:
+        return "put_writes", params | {
+            "idxs": Integers(row[5] for row in writes),
+            "channels": Texts(row[6] for row in writes),
+            "types": Texts(row[7] for row in writes),
+            "blobs": Blobs(row[8] for row in writes),
+        }
+
+    rows = [saves.Write(fence.token, *row) for row in writes] if is_first else []
+    task = params["checkpoint_id"], params["task_id"]
+    return Item(params["checkpoint_id"], task, rows, alone)
 
 
 @contextmanager

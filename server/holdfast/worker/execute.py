@@ -187,8 +187,8 @@ class Execution:
         if not done:
             self.stop(StopReason.TIMEOUT)
             await asyncio.wait([task])
-        # The run's callbacks, in the task's context, know this execution; a circle would keep all that the run has made,
-        # a large state too, until the garbage collector comes by.
+        # The run's callbacks, in the task's context, know this execution: a circle would keep all that the run has
+        # made, a large state too, until the garbage collector comes by.
         self._graph_task = None
         if task.cancelled():
             return asyncio.CancelledError()
@@ -301,6 +301,7 @@ class Execution:
                         await self._journal.room()
                 if self._unsayable is not None:
                     raise self._unsayable
+                await self._saver.save_held()
             # A graph that ran through has just shown its last state; one that stopped is read with what it asks.
             return finished_outcome(self._last_checkpoint) or outcome_of(await graph.aget_state(latest(self.claim)))
 

@@ -23,6 +23,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.graph import StateGraph
+from langgraph.graph.state import CompiledStateGraph
 from langgraph.pregel import Pregel
 from langgraph.store.base import BaseStore
 from langgraph_sdk.auth.types import BaseUser
@@ -201,6 +202,7 @@ class Graphs:
         equipped = copy.copy(graph)
         if isinstance(checkpointer, FencedSaver):
             equipped.checkpointer = saver = checkpointer.reading(loaded.serde)
+            saver.holds_inputs = isinstance(graph, CompiledStateGraph)
             saver.by_element = self._project.sections.checkpointer.by_element(loaded.spec.graph_id)
             if loaded.revision is not None:
                 saver.graph_revision = loaded.revision.fingerprint

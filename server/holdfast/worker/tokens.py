@@ -31,8 +31,10 @@ class Tokens(StreamMessagesHandler):
 
 
 def _at_home(say: Callable[[tuple[Any, Any]], None]) -> Callable[[tuple[Any, ...]], None]:
-    """`say` for the message in what LangGraph streams, called on this event loop whoever calls; no method of the handler,
-    which would be garbage in a circle with all that the run has made."""
+    """`say` for the message in what LangGraph streams, called on this event loop whoever calls.
+
+    No method of the handler, which would be garbage in a circle with all that the run has made.
+    """
     loop, home = asyncio.get_running_loop(), threading.get_ident()
 
     def put(part: tuple[Any, ...]) -> None:
