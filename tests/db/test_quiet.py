@@ -17,7 +17,7 @@ from holdfast.db.pool import ACQUIRE_SECONDS, GROUP_CONNECTIONS, GROUP_SECONDS
 from holdfast.db.queue import Claimed
 from holdfast.db.runs import RunEnd
 from holdfast.db.runs import _columns as columns_of_ends
-from holdfast.db.saves import Block
+from holdfast.db.saves import Block, Save
 from holdfast.db.saves import columns as columns_of_saves
 from holdfast.db.sql import statements
 from holdfast.rules.caller import Caller, Sight
@@ -200,19 +200,21 @@ async def test_saves_of_many_runs_are_one_statement_and_a_lost_fence_is_told_to_
 async def test_rows_are_looked_up_by_their_keys_whatever_postgres_knows_of_the_tables(
     stage: Stage, known: bool
 ) -> None:
-    """The plans are made once, it may be on empty tables."""
+    """The plans are made once, it may be on empty tables, and for a group of ten, as Postgres assumes."""
     claim = await stage.started()
     if known:
         await stage.runs.end(await stage.started(), simple_end(claim))
-        for table in ("holdfast.threads", "holdfast.runs", "holdfast.thread_values", "holdfast.event_blocks"):
-            await stage.sql(f"ANALYZE {table}")
+        for table in ("threads", "runs", "thread_values", "event_blocks"):
+            await stage.sql(f"ANALYZE holdfast.{table}")
+        await stage.sql("ANALYZE checkpoints")
     asked: dict[str, tuple[str, dict[str, Any]]] = {
         "admit": (
             statements("quiet")["admit"],
-            columns_of_arrivals([_Arrival(ANN, new_run(uuid4()), None)]) | {"ttl_seconds": None, "ttl_strategy": None},
+            columns_of_arrivals([_Arrival(ANN, new_run(uuid4()), None)] * 10)
+            | {"ttl_seconds": None, "ttl_strategy": None},
         ),
-        "end": (statements("quiet")["end"], columns_of_ends([(claim, simple_end(claim))])),
-        "save": (statements("saves")["save_all"], columns_of_saves([])),
+        "end": (statements("quiet")["end"], columns_of_ends([(claim, simple_end(claim))] * 10)),
+        "save": (statements("saves")["save_all"], columns_of_saves([Save(claim.run_id, n, n, []) for n in range(10)])),
     }
     for name, (statement, params) in asked.items():
         async with stage.database.connection("group") as conn:

@@ -7,8 +7,8 @@
 -- the very version (xmin) that its claim saw, since every admission writes the row.
 --
 -- One plan serves all groups, made when the tables are empty or tiny; so rows are looked up one by one, by their keys, in ways
--- that leave the planner no other choice (no join with a table, which might be read whole), and everything else is asked of
--- the row that was locked.
+-- that leave the planner no other choice (no join with a table, and no EXISTS, for which it might be read whole), and
+-- everything else is asked of the row that was locked.
 
 -- name: admit
 WITH new AS (
@@ -59,7 +59,8 @@ WITH new AS (
     RETURNING run_id, thread_id, fencing_token, created_at
 )
 SELECT admitted.run_id, admitted.fencing_token, admitted.created_at,
-       NOT EXISTS (SELECT FROM checkpoints c WHERE c.thread_id = admitted.thread_id::text) AS is_new,
+       (SELECT count(*) FROM (SELECT FROM checkpoints c WHERE c.thread_id = admitted.thread_id::text LIMIT 1) AS one) = 0
+           AS is_new,
        coalesce(quiet.torn, false) AS torn,
        coalesce(quiet.value_digests, '') AS value_digests,
        (pg_current_xact_id()::xid)::text AS thread_version,
