@@ -1,0 +1,78 @@
+"""What a conversation may spend, and what it has: the thread's purse, and the books in the store (A12).
+
+The purse is in the thread's state, so it is exact and survives with the checkpoints; the books (`costs.record`) are for
+whoever asks what a user or an assistant has spent. At 80 % of the budget the run says so, once: as a custom event in
+its stream, and to ALERT_WEBHOOK. At 100 % the next step is `ask_budget`.
+
+| variable | |
+|---|---|
+| BUDGET_USD | what a thread may spend; a run's or an assistant's `budget_usd` counts where it is less |
+| ALERT_WEBHOOK | is told of budgets, and of credentials that a model's service did not accept |
+| PRICES_FILE | prices of models that genai-prices does not know, see `costs` |
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from langchain_core.messages import AIMessage
+from langgraph.runtime import Runtime
+
+from graph import costs
+from graph.approvals import UnusableAnswerError
+from graph.asking import Asking
+from graph.state import Context, Purse
+
+
+def budget(context: Context) -> float | None:
+    """The dollars that a thread may spend before a human is asked."""
+    limits = [float(limit) for limit in (os.environ.get("BUDGET_USD"), context.budget_usd) if limit]
+    return min(limits, default=None)
+
+
+async def charged(purse: Purse | None, answer: AIMessage, asking: Asking, runtime: Runtime[Context]) -> Purse:
+    """The purse after this answer; the books are kept, and whoever has to know is told."""
+    spent = costs.spent_by(answer)
+    run_id = str(runtime.execution_info.run_id) if runtime.execution_info else ""
+    limit = budget(asking.context)
+    before = purse or Purse(
+        run_id=run_id, run=costs.NOTHING, thread=costs.NOTHING, budget=limit, limit=limit, warned=False
+    )
+    if before["budget"] != limit:
+        # Somebody set another budget than the one that was raised.
+        before = {**before, "budget": limit, "limit": limit, "warned": False}
+    of_run = before["run"] if before["run_id"] == run_id else costs.NOTHING
+    after: Purse = {
+        **before,
+        "run_id": run_id,
+        "run": costs.plus(of_run, spent),
+        "thread": costs.plus(before["thread"], spent),
+    }
+    if runtime.store is not None:
+        await costs.record(runtime.store, asking.place, run_id, after["run"])
+    if not after["warned"] and costs.standing(after["thread"], after["limit"]) != "ok":
+        news = {"kind": "budget", "spending": after["thread"], "limit": after["limit"], **asdict(asking.place), "run": run_id}
+        runtime.stream_writer(news)
+        await alert(news)
+        after = {**after, "warned": True}
+    return after
+
+
+async def alert(news: dict[str, Any]) -> None:
+    """Tell the operator."""
+    if url := os.environ.get("ALERT_WEBHOOK"):
+        await costs.tell(url, news)
+
+
+def check_raise(spent: float) -> Callable[[str, dict[str, Any]], None]:
+    """What a human may raise the budget to: more than what is spent."""
+
+    def check(_name: str, args: dict[str, Any]) -> None:
+        limit = args.get("limit_usd")
+        if isinstance(limit, bool) or not isinstance(limit, int | float) or limit <= spent:
+            raise UnusableAnswerError(f"`limit_usd` must be a number above the {spent:.4f} that are spent")
+
+    return check
