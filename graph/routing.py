@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
-from langchain_core.messages import AIMessage, BaseMessage, ToolCall
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolCall, ToolMessage
 from langgraph.graph import END
 from langgraph.types import Send
 
@@ -28,9 +28,12 @@ from graph.errors import POLICIES, FailureClass
 from graph.state import Failure, State, ToolTask
 
 AfterFailure = Literal["retry", "compact", "give_up", "ask_human"]
+ModelSize = Literal["small", "large"]
 
 LONGEST_BACKOFF = 30.0
 LONGEST_RETRY_AFTER = 60.0
+LONGEST_SIMPLE_QUESTION = 200
+LONGEST_SIMPLE_CONVERSATION = 6
 
 
 def before_agent(state: State) -> Literal["agent", "ask_budget"]:
@@ -97,3 +100,18 @@ def backoff(attempt: int, asked_for: float | None, first: float, dice: float) ->
     """
     ours = min(LONGEST_BACKOFF, first * 2.0 ** (attempt - 1)) * (0.5 + dice / 2)
     return max(ours, min(asked_for or 0.0, LONGEST_RETRY_AFTER))
+
+
+def model_size(messages: Sequence[BaseMessage]) -> ModelSize:
+    """ "small" for a simple question: a human's, in one line of at most 200 characters of plain text, near the
+    beginning of the conversation (6 messages), and so far without any tool.
+
+    Everything else gets the large model: reading tools' results, several wishes in several lines, code, pictures, and
+    whatever refers to a long history. A question that turns out to need a tool goes on with the large one.
+    """
+    last = messages[-1] if messages else None
+    if not isinstance(last, HumanMessage) or not isinstance(last.content, str):
+        return "large"
+    short = len(last.content) <= LONGEST_SIMPLE_QUESTION and "\n" not in last.content.strip()
+    early = len(messages) <= LONGEST_SIMPLE_CONVERSATION
+    return "small" if short and early and not any(isinstance(m, ToolMessage) for m in messages) else "large"

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessageChunk, AnyMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -21,9 +20,8 @@ from llmock.testing import LLMockServer
 
 from graph import outbox
 from graph.agent import build
-from graph.models import chat_model
+from graph.models import close
 from graph.nodes import Limits, Nodes
-from graph.state import Context
 
 QUICK = Limits(model=5.0, model_idle=5.0, first_backoff=0.001, quick_retry=0.001)
 
@@ -109,21 +107,14 @@ class Conversation:
 @pytest.fixture
 async def talk(saver: BaseCheckpointSaver[Any]) -> AsyncIterator[Callable[..., Conversation]]:
     """Start a conversation: `talk(tools_by_name=..., limits=...)` are the fields of `Nodes`, `store` the graph's."""
-    models: list[Any] = []
-
-    def model(context: Context) -> BaseChatModel:
-        models.append(chat_model(context))
-        return models[-1]
 
     def start(store: BaseStore | None = None, **parts: Any) -> Conversation:
-        nodes = Nodes(**{"limits": QUICK, "model": model, **parts})
+        nodes = Nodes(**{"limits": QUICK, **parts})
         return Conversation(build(nodes).compile(checkpointer=saver, store=store))
 
     yield start
-    for made in models:
-        # The SDK keeps its connections for the process; here they end with the test's event loop.
-        if client := getattr(made, "root_async_client", None):
-            await client.close()
+    # The SDK keeps its connections for the process; here they end with the test's event loop.
+    await close()
 
 
 @pytest.fixture
