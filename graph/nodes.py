@@ -22,7 +22,7 @@ from langgraph.types import Command
 from graph import accounts, guards, routing, window
 from graph.approvals import CALL_CHOICES, Grant, UnusableAnswerError, ask
 from graph.asking import Asking
-from graph.errors import POLICIES, AnswerCutShortError, BusinessRuleError, classify, describe, retry_after
+from graph.errors import POLICIES, AnswerCutShortError, BusinessRuleError, classify, describe, http_status, retry_after
 from graph.ledger import DOUBT, LedgerError, UnknownEffectError
 from graph.messages import after, prompt, read_leniently, unreadable, with_own_call_ids
 from graph.models import ModelFactory, chat_model
@@ -214,11 +214,12 @@ class Nodes:
 
     async def _run(self, call: ToolCall, runtime: Runtime[Context]) -> ToolMessage:
         self._check(call["name"], call["args"])
-        reviewed, grant, refusal = self._review(call)
+        strict = bool(runtime.context and runtime.context.approvals == "always")
+        reviewed, grant, refusal = self._review(call, strict)
         if refusal is not None:
             return refusal
         agent_tool = self.tools_by_name[reviewed["name"]]
-        result = await execute(agent_tool, reviewed, grant, runtime.execution_info, runtime.store)
+        result = await execute(agent_tool, reviewed, grant, runtime.execution_info, runtime.store, strict)
         note = _EDITED.format(name=reviewed["name"], args=reviewed["args"]) if reviewed is not call else ""
         return _tool_message(call, note + result, "success")
 
@@ -227,14 +228,14 @@ class Nodes:
             raise BadArgumentsError(f"there is no tool {name!r}; there are {', '.join(self.tools_by_name)}")
         self.tools_by_name[name].check(args)
 
-    def _review(self, call: ToolCall) -> tuple[ToolCall, Grant | None, ToolMessage | None]:
+    def _review(self, call: ToolCall, strict: bool = False) -> tuple[ToolCall, Grant | None, ToolMessage | None]:
         """The call as it may run, its grant if it needs one, or the refusal that stands instead of a result.
 
-        An edit grants the edited call. If it names another tool, that tool's own rule applies to it: one that
-        needs approval is asked about by its own name.
+        An edit grants the edited call, whatever its arguments are now, and no other. If it names another tool, that
+        tool's own rule applies to the new arguments: a call that needs approval is asked about by its own name.
         """
         current = call
-        while self.tools_by_name[current["name"]].needs_approval:
+        while self.tools_by_name[current["name"]].needs_approval(current["args"], strict):
             description = f"The agent wants to call {current['name']}."
             decision = ask(current["name"], current["args"], description, CALL_CHOICES, self._check_edit)
             if decision.choice == "reject":
@@ -269,7 +270,8 @@ def _failure_text(error: Exception) -> str:
     if failure_class == "tool_failure" or isinstance(error, ValueError | LedgerError):
         return f"tool_failure: {error}{doubt}"
     # The text of an error that nobody wrote for the model may hold anything: a password in a URL, say.
-    return f"tool_failure: the tool failed ({type(error).__name__}).{doubt}"
+    status = http_status(error)
+    return f"tool_failure: the tool failed ({type(error).__name__ if status is None else f'HTTP {status}'}).{doubt}"
 
 
 def _tool_message(call: ToolCall, text: str, status: Literal["success", "error"]) -> ToolMessage:
