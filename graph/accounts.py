@@ -13,6 +13,7 @@ its stream, and to ALERT_WEBHOOK. At 100 % the next step is `ask_budget`.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import asdict
@@ -25,6 +26,8 @@ from graph import costs
 from graph.approvals import UnusableAnswerError
 from graph.asking import Asking
 from graph.state import Context, Purse
+
+_logger = logging.getLogger(__name__)
 
 
 def budget(context: Context) -> float | None:
@@ -52,9 +55,19 @@ async def charged(purse: Purse | None, answer: AIMessage, asking: Asking, runtim
         "thread": costs.plus(before["thread"], spent),
     }
     if runtime.store is not None:
-        await costs.record(runtime.store, asking.place, run_id, after["run"])
+        try:
+            await costs.record(runtime.store, asking.place, run_id, after["run"])
+        except Exception:
+            # The next step writes the run's sum again; the answer is worth more than the book.
+            _logger.warning("what run %s has cost could not be written down", run_id, exc_info=True)
     if not after["warned"] and costs.standing(after["thread"], after["limit"]) != "ok":
-        news = {"kind": "budget", "spending": after["thread"], "limit": after["limit"], **asdict(asking.place), "run": run_id}
+        news = {
+            "kind": "budget",
+            "spending": after["thread"],
+            "limit": after["limit"],
+            **asdict(asking.place),
+            "run": run_id,
+        }
         runtime.stream_writer(news)
         await alert(news)
         after = {**after, "warned": True}

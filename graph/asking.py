@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
-from langchain_core.runnables import RunnableConfig
+from langgraph.config import get_config
 from langgraph.runtime import Runtime
 from langgraph.store.base import BaseStore
 
@@ -27,10 +27,10 @@ class Asking:
     size: Literal["small", "large"] = "large"
 
     @classmethod
-    def of(cls, state: State, config: RunnableConfig, runtime: Runtime[Context]) -> Self:
-        """For this step of a run."""
+    def of(cls, state: State, runtime: Runtime[Context]) -> Self:
+        """For the step that is being executed."""
         context = runtime.context or Context()
-        named = config.get("configurable", {})
+        named = get_config().get("configurable", {})
         place = Place(
             user=str(named.get("langgraph_auth_user_id") or named.get("user_id") or ""),
             assistant=str(named.get("assistant_id") or ""),

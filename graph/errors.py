@@ -33,8 +33,8 @@ FailureClass = Literal[
     "system",
 ]
 Reaction = Literal["retry", "retry_smaller", "reparse", "compact", "alert", "feed_back", "fail"]
-"""A2: retry with backoff | the same, from the second time on by a cheaper model | read it leniently, then retry | make the
-prompt shorter and retry | stop and tell an operator | tell the model (a tool) or the user (an input) | stop."""
+"""A2: retry with backoff | the same, from the second time on by a cheaper model | read it leniently, then retry | make
+the prompt shorter and retry | stop and tell an operator | tell the model (a tool) or the user (an input) | stop."""
 
 
 class BusinessRuleError(NothingHappenedError, ValueError):

@@ -70,7 +70,8 @@ __all__ = ["Model", "ModelFactory", "Redaction", "Restorer", "chat_model", "clos
 
 DEFAULT_MODEL = "gpt-4o-mini"
 
-ModelFactory = Callable[[Context], BaseChatModel]
+ModelFactory = Callable[..., BaseChatModel]
+"""As `chat_model`."""
 Chunks: TypeAlias = AsyncGenerator[ChatGenerationChunk]
 _Spec: TypeAlias = tuple[str, str]
 

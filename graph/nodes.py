@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolCall, ToolMessage
-from langchain_core.runnables import RunnableConfig
+from langgraph.config import get_config
 from langgraph.errors import GraphBubbleUp, NodeError
 from langgraph.graph import END
 from langgraph.runtime import Runtime
@@ -71,9 +71,9 @@ class Nodes:
     model: ModelFactory = chat_model
     limits: Limits = field(default_factory=Limits)
 
-    async def agent(self, state: State, config: RunnableConfig, runtime: Runtime[Context]) -> Update:
+    async def agent(self, state: State, runtime: Runtime[Context]) -> Update:
         """Ask the model, with the tools on offer. Tokens reach the message stream through callbacks."""
-        asking = Asking.of(state, config, runtime)
+        asking = Asking.of(state, runtime)
         update = self._checked(state["messages"])
         update |= await self._fitted({**state, **update}, asking)
         sent = self._prompt({**state, **update}, asking)
@@ -160,9 +160,9 @@ class Nodes:
             await asyncio.sleep(min(max(wait, 0.0), routing.LONGEST_RETRY_AFTER))
         return {}
 
-    async def compact(self, state: State, config: RunnableConfig, runtime: Runtime[Context]) -> Update:
+    async def compact(self, state: State, runtime: Runtime[Context]) -> Update:
         """The model's service refused the prompt as too long: half of it is what fits from now on."""
-        asking = Asking.of(state, config, runtime)
+        asking = Asking.of(state, runtime)
         sent = window.count(after(state["messages"], state.get("summarized")))
         return {"window": max(min(self._room(state, asking), sent) // 2, LEAST_TOKENS)}
 
@@ -173,7 +173,7 @@ class Nodes:
             return Command(update={"error": None, "retry_count": 0}, goto="agent")
         return Command(goto="give_up")
 
-    async def ask_budget(self, state: State) -> Command[Literal["agent", "__end__"]]:
+    async def ask_budget(self, state: State) -> Command[str]:
         """The budget is spent: approve = once more as much, edit = up to `limit_usd`, reject = stop here."""
         purse = state.get("purse")
         assert purse is not None
@@ -188,11 +188,11 @@ class Nodes:
         raised = (decision.args or args)["limit_usd"]
         return Command(update={"purse": {**purse, "limit": raised, "warned": False}}, goto="agent")
 
-    async def give_up(self, state: State, config: RunnableConfig) -> Update:
+    async def give_up(self, state: State) -> Update:
         """Say in plain words that there is no answer. `error` stays recorded until something works again."""
         failure = state.get("error")
         if failure and POLICIES[routing.failure_class(failure)].reaction == "alert":
-            thread = config.get("configurable", {}).get("thread_id")
+            thread = get_config().get("configurable", {}).get("thread_id")
             logger.error("the model's service does not let us in: %s", failure["message"])
             await accounts.alert({"kind": failure["class"], "message": failure["message"], "thread": thread})
         return {"messages": [AIMessage(f"{_explain(state)} You can go on writing here.")], "retry_count": 0}

@@ -4,14 +4,14 @@ Before the model: on, or to a human once the thread's budget is spent (A12).
 After the model: one `tools` task per call, or the end of the turn (continue).
 After a failed model call, by the class of the failure (`errors.POLICIES`):
 
-* something that passes (rate limit, timeout, connection, service down) or may come out otherwise (an answer that cannot
-  be read) is retried in a superstep of its own, so that the attempt is durable and visible in `retry_count`. A Retry-After is
-  waited for; one that is longer than a minute is neither waited for nor undercut;
+* something that passes (rate limit, timeout, connection, service down) or may come out otherwise (an answer that
+  cannot be read) is retried in a superstep of its own, so that the attempt is durable and visible in `retry_count`. A
+  Retry-After is waited for; one that is longer than a minute is neither waited for nor undercut;
 * a prompt that is too long is made shorter, and sent again;
 * what no waiting mends (credentials, quota, a bug) is given up at once.
 
-When the retries are spent the error handler answers in plain words, and the thread stays usable; or, if the run asked for
-it (`ask_when_stuck`), a human says whether to try again.
+When the retries are spent the error handler answers in plain words, and the thread stays usable; or, if the run asked
+for it (`ask_when_stuck`), a human says whether to try again.
 """
 
 from __future__ import annotations

@@ -35,8 +35,8 @@ Failure = TypedDict(
     },
 )
 """A failed model call: its class (`errors.FailureClass`), a short technical text, the node, which attempt
-of this turn it was (from 1), the seconds that the other side asked us to wait, when the next attempt is due (UTC, ISO; None
-if there is none), the message that was being answered, and whether a human is asked when nothing helps.
+of this turn it was (from 1), the seconds that the other side asked us to wait, when the next attempt is due
+(UTC, ISO; None if there is none), the message that was being answered, and whether a human is asked when nothing helps.
 """
 
 
@@ -57,8 +57,8 @@ class Purse(TypedDict):
 class State(TypedDict):
     """The thread's state. `error` and `retry_count` are about the latest failure, empty while all is well.
 
-    `summary` stands for the messages up to `summarized`, which no longer fit into the prompt (A11); `window` is how many
-    tokens do, once the model's service has refused a longer one.
+    `summary` stands for the messages up to `summarized`, which no longer fit into the prompt (A11); `window` is how
+    many tokens do, once the model's service has refused a longer one.
     """
 
     messages: Annotated[list[AnyMessage], DeltaChannel(merge_messages, snapshot_frequency=SNAPSHOT_EVERY)]
