@@ -36,23 +36,28 @@ def budget(context: Context) -> float | None:
     return min(limits, default=None)
 
 
+def limit_of(purse: Purse | None, context: Context) -> float | None:
+    """The dollars that this thread may spend: its budget, or what a human has raised just that budget to."""
+    allowed = budget(context)
+    return purse["limit"] if purse and purse["budget"] == allowed else allowed
+
+
 async def charged(purse: Purse | None, answer: AIMessage, asking: Asking, runtime: Runtime[Context]) -> Purse:
     """The purse after this answer; the books are kept, and whoever has to know is told."""
     spent = costs.spent_by(answer)
     run_id = str(runtime.execution_info.run_id) if runtime.execution_info else ""
-    limit = budget(asking.context)
+    limit = limit_of(purse, asking.context)
     before = purse or Purse(
-        run_id=run_id, run=costs.NOTHING, thread=costs.NOTHING, budget=limit, limit=limit, warned=False
+        run_id=run_id, run=costs.NOTHING, thread=costs.NOTHING, budget=None, limit=None, warned=False
     )
-    if before["budget"] != limit:
-        # Somebody set another budget than the one that was raised.
-        before = {**before, "budget": limit, "limit": limit, "warned": False}
     of_run = before["run"] if before["run_id"] == run_id else costs.NOTHING
     after: Purse = {
-        **before,
         "run_id": run_id,
         "run": costs.plus(of_run, spent),
         "thread": costs.plus(before["thread"], spent),
+        "budget": budget(asking.context),
+        "limit": limit,
+        "warned": before["warned"] and before["limit"] == limit,
     }
     if runtime.store is not None:
         try:
@@ -60,7 +65,7 @@ async def charged(purse: Purse | None, answer: AIMessage, asking: Asking, runtim
         except Exception:
             # The next step writes the run's sum again; the answer is worth more than the book.
             _logger.warning("what run %s has cost could not be written down", run_id, exc_info=True)
-    if not after["warned"] and costs.standing(after["thread"], after["limit"]) != "ok":
+    if not after["warned"] and costs.standing(after["thread"], limit) != "ok":
         news = {
             "kind": "budget",
             "spending": after["thread"],

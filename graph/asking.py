@@ -10,7 +10,6 @@ from langgraph.config import get_config
 from langgraph.runtime import Runtime
 from langgraph.store.base import BaseStore
 
-from graph import routing
 from graph.costs import Place
 from graph.guards import Redaction
 from graph.state import Context, State
@@ -37,17 +36,13 @@ class Asking:
             thread=str(named.get("thread_id") or ""),
         )
         hides = context.redact_pii or bool(os.environ.get("REDACT_PII"))
-        small = context.small_model and (
-            routing.wants_smaller(state) or routing.model_size(state["messages"]) == "small"
-        )
         return cls(
             context=context,
             place=place,
             store=runtime.store,
             redaction=Redaction.of(state["messages"]) if hides else None,
-            size="small" if small else "large",
         )
 
-    def smaller(self) -> Self:
-        """The same for a task that a small model is good enough for."""
-        return replace(self, size="small")
+    def sized(self, size: Literal["small", "large"]) -> Self:
+        """The same for a model of this size."""
+        return replace(self, size=size)

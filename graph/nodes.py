@@ -77,7 +77,12 @@ class Nodes:
         update = self._checked(state["messages"])
         update |= await self._fitted({**state, **update}, asking)
         sent = self._prompt({**state, **update}, asking)
-        offered = self._model(asking).bind_tools([agent_tool.spec for agent_tool in self.tools_by_name.values()])
+        small = asking.context.small_model and (
+            routing.wants_smaller(state) or routing.model_size(state["messages"]) == "small"
+        )
+        offered = self._model(asking.sized("small" if small else "large")).bind_tools(
+            [agent_tool.spec for agent_tool in self.tools_by_name.values()]
+        )
         answer = await offered.ainvoke(sent)
         if _is_cut_short(answer):
             raise AnswerCutShortError("the answer ended without a finish reason")
@@ -104,7 +109,7 @@ class Nodes:
         fitted = window.fit(after(state["messages"], state.get("summarized")), self._room(state, asking))
         if not fitted.cut:
             return {}
-        summary = await window.summarize(self._model(asking.smaller()), state.get("summary") or "", fitted.cut)
+        summary = await window.summarize(self._model(asking.sized("small")), state.get("summary") or "", fitted.cut)
         return {"summary": summary, "summarized": fitted.cut[-1].id}
 
     def _prompt(self, state: Any, asking: Asking) -> list[BaseMessage]:
@@ -173,20 +178,21 @@ class Nodes:
             return Command(update={"error": None, "retry_count": 0}, goto="agent")
         return Command(goto="give_up")
 
-    async def ask_budget(self, state: State) -> Command[str]:
+    async def ask_budget(self, state: State, runtime: Runtime[Context]) -> Command[str]:
         """The budget is spent: approve = once more as much, edit = up to `limit_usd`, reject = stop here."""
-        purse = state.get("purse")
-        assert purse is not None
-        assert purse["limit"] is not None
-        spent, limit = purse["thread"]["usd"], purse["limit"]
-        args = {"limit_usd": limit + (purse["budget"] or limit)}
+        purse, context = state.get("purse"), runtime.context or Context()
+        limit, step = accounts.limit_of(purse, context), accounts.budget(context)
+        if purse is None or limit is None or step is None:
+            return Command(goto="agent")
+        spent = purse["thread"]["usd"]
+        args = {"limit_usd": limit + step}
         text = f"This conversation has cost ${spent:.4f} of ${limit:.4f}. Raise the budget to ${args['limit_usd']:.4f}?"
         decision = ask("raise_budget", args, text, ("approve", "edit", "reject"), accounts.check_raise(spent))
         if decision.choice == "reject":
             stopped = AIMessage("I stop here: this conversation's budget is spent. A human can raise it.")
             return Command(update={"messages": [stopped]}, goto=END)
         raised = (decision.args or args)["limit_usd"]
-        return Command(update={"purse": {**purse, "limit": raised, "warned": False}}, goto="agent")
+        return Command(update={"purse": {**purse, "budget": step, "limit": raised}}, goto="agent")
 
     async def give_up(self, state: State) -> Update:
         """Say in plain words that there is no answer. `error` stays recorded until something works again."""

@@ -1,4 +1,4 @@
-"""Where the conversation goes next: pure functions of the state, no I/O, no clock, no dice.
+"""Where the conversation goes next: functions of the state and of what the run may, no I/O, no clock, no dice.
 
 Before the model: on, or to a human once the thread's budget is spent (A12).
 After the model: one `tools` task per call, or the end of the turn (continue).
@@ -21,11 +21,13 @@ from typing import Any, Literal, cast
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolCall, ToolMessage
 from langgraph.graph import END
+from langgraph.runtime import Runtime
 from langgraph.types import Send
 
+from graph import accounts
 from graph.costs import standing
 from graph.errors import POLICIES, FailureClass
-from graph.state import Failure, State, ToolTask
+from graph.state import Context, Failure, State, ToolTask
 
 AfterFailure = Literal["retry", "compact", "give_up", "ask_human"]
 ModelSize = Literal["small", "large"]
@@ -36,10 +38,11 @@ LONGEST_SIMPLE_QUESTION = 200
 LONGEST_SIMPLE_CONVERSATION = 6
 
 
-def before_agent(state: State) -> Literal["agent", "ask_budget"]:
+def before_agent(state: State, runtime: Runtime[Context]) -> Literal["agent", "ask_budget"]:
     """To the model, unless the thread has spent what it may."""
     purse = state.get("purse")
-    return "ask_budget" if purse and standing(purse["thread"], purse["limit"]) == "spent" else "agent"
+    limit = accounts.limit_of(purse, runtime.context or Context())
+    return "ask_budget" if purse and standing(purse["thread"], limit) == "spent" else "agent"
 
 
 def after_agent(state: State) -> list[Send] | str:

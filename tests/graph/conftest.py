@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from langchain_core.messages import AIMessageChunk, AnyMessage, ToolMessage
@@ -63,7 +64,10 @@ class Conversation:
     async def run(self, given: Any, config: RunnableConfig | None = None) -> None:
         self.streamed.clear()
         async for chunk in self.agent.astream(
-            given, config or self.config, stream_mode=["messages", "updates"], context=self.context
+            given,
+            {**(config or self.config), "run_id": uuid4()},
+            stream_mode=["messages", "updates"],
+            context=self.context,
         ):
             self.streamed.append(chunk)
 
