@@ -28,26 +28,35 @@ from tests.support.postgres import Cluster
 from tests.support.server import ROOT, Server
 
 REPORT = Path(".eval/report.json")
-_MODEL_VARIABLES = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_MODEL", "CHAT_MODEL")
 
 
-class _WithItsModel(Server):
+class _WithItsKey(Server):
     """Other tests' servers never see a key; this one is to be evaluated with it."""
 
     def start(self) -> None:
-        self._environment |= {name: os.environ[name] for name in _MODEL_VARIABLES if name in os.environ}
+        if key := os.environ.get("OPENAI_API_KEY"):
+            self._environment["OPENAI_API_KEY"] = key
         super().start()
 
 
 @contextmanager
-def own_server() -> Iterator[str]:
-    """The URL of a server for the project in this repository, on a Postgres of its own."""
+def own_postgres() -> Iterator[Cluster]:
+    """The Postgres of DATABASE_URL, or an embedded one for this evaluation."""
     given = os.environ.get("DATABASE_URL")
     with (
         tempfile.TemporaryDirectory() as place,
-        Cluster.at(given) if given else Cluster.embedded(Path(place) / "postgres") as cluster,
+        Cluster.at(given) if given else Cluster.embedded(Path(place)) as cluster,
+    ):
+        yield cluster
+
+
+@contextmanager
+def own_server(cluster: Cluster) -> Iterator[str]:
+    """The URL of a server for the project in this repository, on a database of its own."""
+    with (
+        tempfile.TemporaryDirectory() as place,
         cluster.database() as url,
-        _WithItsModel(database_url=url, config=ROOT / "langgraph.json", OUTBOX_PATH=f"{place}/outbox") as server,
+        _WithItsKey(database_url=url, config=ROOT / "langgraph.json", OUTBOX_PATH=f"{place}/outbox") as server,
     ):
         yield server.url
 
@@ -110,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given.url:
             return asyncio.run(evaluate(given.url, given))
-        with own_server() as url:
+        with own_postgres() as cluster, own_server(cluster) as url:
             return asyncio.run(evaluate(url, given))
     except (DataSetError, TurnError, OSError) as error:
         say(f"nothing was evaluated: {error}")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from langgraph_sdk import get_client
 
-from tests.evaluation.__main__ import main
+from tests.evaluation.__main__ import main, own_server
 from tests.evaluation.checks import KINDS, Check, Seen, with_defaults
 from tests.evaluation.dataset import CONVERSATIONS, Conversation, DataSetError, read
 from tests.evaluation.play import Player, Result
@@ -259,13 +259,12 @@ def test_O8_nothing_evaluated_is_no_success(
     assert not file.exists()
 
 
-def test_O8_with_a_key_the_real_model_is_evaluated_and_priced(
-    cluster: Cluster, llmock: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_O8_with_a_key_the_real_model_is_evaluated_and_priced(cluster: Cluster, llmock: Any, tmp_path: Path) -> None:
+    # The greeting that tells who answers, and the conversation.
     llmock.reply("Good morning").reply("Good morning")
-    monkeypatch.setenv("DATABASE_URL", cluster.url)
     file = tmp_path / "report.json"
-    assert main(["--only", "budget: a greeting takes one superstep", "--report", str(file)]) == 0
+    with own_server(cluster) as url:
+        assert main(["--url", url, "--only", "budget: a greeting takes one superstep", "--report", str(file)]) == 0
     report = json.loads(file.read_text())
     assert (report["mode"], report["models"]) == ("real", ["gpt-4o-mini"])
     assert report["conversations"][0]["usd"] > 0
