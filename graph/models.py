@@ -92,8 +92,8 @@ class Redaction(Protocol):
     def hide(self, messages: Sequence[BaseMessage]) -> list[BaseMessage]:
         """Copies of the messages with placeholders in them."""
 
-    def restorer(self, json: bool = False) -> Restorer:
-        """For one text of the answer; `json` = it is JSON source, like a tool call's arguments."""
+    def restorer(self, as_json: bool = False) -> Restorer:
+        """For one text of the answer; `as_json` = it is JSON source, like a tool call's arguments."""
 
 
 def chat_model(
@@ -342,7 +342,7 @@ def _count_tokens(endpoint: Endpoint, chunk: ChatGenerationChunk) -> int:
 async def _restored(chunks: Chunks, redaction: Redaction) -> Chunks:
     """The chunks with what was hidden put back, in the text and in the arguments of tool calls."""
     text = redaction.restorer()
-    calls: defaultdict[int | None, Restorer] = defaultdict(lambda: redaction.restorer(json=True))
+    calls: defaultdict[int | None, Restorer] = defaultdict(lambda: redaction.restorer(as_json=True))
     async with aclosing(chunks):
         async for chunk in chunks:
             message = cast("AIMessageChunk", chunk.message)

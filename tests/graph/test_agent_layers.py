@@ -60,7 +60,7 @@ async def test_A12_what_a_conversation_costs_is_in_its_state_and_in_the_books(ta
     assert purse["thread"]["usd"] == pytest.approx(sum(spent))
     assert purse["run"]["usd"] == pytest.approx(spent[-1]), "a run has its own sum"
     assert purse["thread"]["unknown"] == 0
-    assert (await costs.total(store, thread="thread-1"))["usd"] == pytest.approx(sum(spent))
+    assert (await costs.total(store, {"thread": "thread-1"}))["usd"] == pytest.approx(sum(spent))
 
 
 @pytest.mark.usefixtures("a_dollar_a_token")
