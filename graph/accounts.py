@@ -13,6 +13,7 @@ its stream, and to ALERT_WEBHOOK. At 100 % the next step is `ask_budget`.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Callable
@@ -44,7 +45,8 @@ def limit_of(purse: Purse | None, context: Context) -> float | None:
 
 async def charged(purse: Purse | None, answer: AIMessage, asking: Asking, runtime: Runtime[Context]) -> Purse:
     """The purse after this answer; the books are kept, and whoever has to know is told."""
-    spent = costs.spent_by(answer)
+    # The first look loads the table of prices.
+    spent = await asyncio.to_thread(costs.spent_by, answer)
     run_id = str(runtime.execution_info.run_id) if runtime.execution_info else ""
     limit = limit_of(purse, asking.context)
     before = purse or Purse(

@@ -39,8 +39,12 @@ _LONGEST_RUN = timedelta(days=1)
 _PAGE = 1_000
 
 Where = Mapping[Literal["run", "thread", "user", "assistant"], str]
-_Prices = dict[str, TypedDict("_Price", {"input": NonNegativeFloat, "output": NonNegativeFloat})]
 _logger = logging.getLogger(__name__)
+
+
+class _Price(TypedDict):
+    input: NonNegativeFloat
+    output: NonNegativeFloat
 
 
 class Spending(TypedDict):
@@ -119,10 +123,10 @@ def _detail(details: Any, name: str) -> int:
     return sum(count or 0 for key, count in details.items() if key == name or key.endswith(f"_{name}"))
 
 
-def _own_prices() -> _Prices:
+def _own_prices() -> dict[str, _Price]:
     file = os.environ.get("PRICES_FILE")
     try:
-        return TypeAdapter(_Prices).validate_json(Path(file).read_bytes()) if file else {}
+        return TypeAdapter(dict[str, _Price]).validate_json(Path(file).read_bytes()) if file else {}
     except (OSError, ValueError):
         _logger.exception("PRICES_FILE cannot be used")
         return {}

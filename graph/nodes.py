@@ -106,7 +106,11 @@ class Nodes:
 
     async def _fitted(self, state: Any, asking: Asking) -> Update:
         """The summary, where more of the conversation does not fit than it covers."""
-        fitted = window.fit(after(state["messages"], state.get("summarized")), self._room(state, asking))
+        kept, room = after(state["messages"], state.get("summarized")), self._room(state, asking)
+        if window.count(kept) <= room:
+            return {}
+        # Some room is left: or every turn would cut off one more, and pay for another summary.
+        fitted = window.fit(kept, room * 2 // 3)
         if not fitted.cut:
             return {}
         summary = await window.summarize(self._model(asking.sized("small")), state.get("summary") or "", fitted.cut)
