@@ -31,7 +31,6 @@ from langchain_core.messages import (
     message_to_dict,
     messages_from_dict,
 )
-from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.outputs.chat_generation import merge_chat_generation_chunks
 from langgraph.store.base import NOT_PROVIDED, BaseStore
@@ -224,17 +223,11 @@ def _pieces(answer: AIMessage) -> Iterator[ChatGenerationChunk]:
     content = answer.content
     for piece in _PIECE.findall(content) if isinstance(content, str) else [content]:
         yield ChatGenerationChunk(message=AIMessageChunk(content=piece))
-    calls = [(call["name"], json.dumps(call["args"]), call["id"]) for call in answer.tool_calls]
-    calls += [(call["name"] or "", call["args"] or "", call["id"]) for call in answer.invalid_tool_calls]
+    rest = {"tool_calls", "invalid_tool_calls", "additional_kwargs", "usage_metadata"}
     last = AIMessageChunk(
         content="" if isinstance(content, str) else [],
-        additional_kwargs=answer.additional_kwargs,
         response_metadata={**answer.response_metadata, "cached": True},
-        usage_metadata=answer.usage_metadata,
-        tool_call_chunks=[
-            tool_call_chunk(name=name, args=args, id=call_id, index=index)
-            for index, (name, args, call_id) in enumerate(calls)
-        ],
         chunk_position="last",
+        **answer.model_dump(include=rest),
     )
     yield ChatGenerationChunk(message=last)

@@ -44,7 +44,7 @@ import os
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -52,7 +52,7 @@ from langchain_core.language_models.chat_models import agenerate_from_stream
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableBinding
+from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langgraph.store.base import BaseStore
@@ -60,13 +60,15 @@ from pydantic import Field, SkipValidation
 
 from graph.cache import Cache, Question, SemanticCache, remembered
 from graph.errors import POLICIES, AnswerCutShortError, classify, describe
+from graph.guards import Redaction, Restorer
 from graph.metrics import MODEL_TOKENS
+from graph.patience import Patience
 from graph.routing import ModelSize
 from graph.standin import NAME
 from graph.state import Context
 from graph.switchboard import OFFLINE, OPENAI, BreakerOpenError, Endpoint, Pool, Settings, Switchboard, close
 
-__all__ = ["Model", "ModelFactory", "Redaction", "Restorer", "chat_model", "close"]
+__all__ = ["Model", "ModelFactory", "chat_model", "close"]
 
 DEFAULT_MODEL = "gpt-4o-mini"
 
@@ -74,26 +76,6 @@ ModelFactory = Callable[..., BaseChatModel]
 """As `chat_model`."""
 Chunks: TypeAlias = AsyncGenerator[ChatGenerationChunk]
 _Spec: TypeAlias = tuple[str, str]
-
-
-class Restorer(Protocol):
-    """Puts back what was hidden, in a text that comes in pieces."""
-
-    def feed(self, text: str) -> str:
-        """`text` restored, as far as it cannot be the start of a placeholder."""
-
-    def end(self) -> str:
-        """What was held back."""
-
-
-class Redaction(Protocol):
-    """Hides personal data from the model, and finds it again in the answer."""
-
-    def hide(self, messages: Sequence[BaseMessage]) -> list[BaseMessage]:
-        """Copies of the messages with placeholders in them."""
-
-    def restorer(self, as_json: bool = False) -> Restorer:
-        """For one text of the answer; `as_json` = it is JSON source, like a tool call's arguments."""
 
 
 def chat_model(
@@ -195,9 +177,10 @@ class Model(BaseChatModel):
         board = Switchboard.current(self.settings)
         if self.redaction:
             messages = self.redaction.hide(messages)
-        chunks = self._first_that_answers(board, messages, stop, options)
+        options["stop"] = stop
+        chunks = self._first_that_answers(board, messages, options)
         if cache := self._cache(board, options):
-            asked = Question.of(messages, self.tenant, [repr(self.chain[0][0]), self.temperature, stop, options])
+            asked = Question.of(messages, self.tenant, [repr(self.chain[0][0]), self.temperature, options])
             chunks = remembered(cache, asked, chunks, self._is_first_choice)
         if self.redaction:
             chunks = _restored(chunks, self.redaction)
@@ -208,13 +191,13 @@ class Model(BaseChatModel):
                 yield chunk
 
     async def _first_that_answers(
-        self, board: Switchboard, messages: list[BaseMessage], stop: list[str] | None, options: dict[str, Any]
+        self, board: Switchboard, messages: list[BaseMessage], options: dict[str, Any]
     ) -> Chunks:
         failures: list[Exception] = []
         for endpoint in board.in_turn(self.chain):
             spoke = False
             try:
-                async with aclosing(self._ask(board, endpoint, messages, stop, options)) as chunks:
+                async with aclosing(self._ask(board, endpoint, messages, options)) as chunks:
                     async for chunk in chunks:
                         spoke = True
                         yield chunk
@@ -229,24 +212,17 @@ class Model(BaseChatModel):
         raise _most_telling(failures)
 
     async def _ask(
-        self,
-        board: Switchboard,
-        endpoint: Endpoint,
-        messages: list[BaseMessage],
-        stop: list[str] | None,
-        options: dict[str, Any],
+        self, board: Switchboard, endpoint: Endpoint, messages: list[BaseMessage], options: dict[str, Any]
     ) -> Chunks:
         line = await board.line(endpoint)
         line.check()
         client = await board.client(endpoint, self.temperature)
         # bind_tools and bind both give a binding: the provider's model, and the options in the provider's words.
-        bound = cast(
-            "RunnableBinding[Any, Any]", client.bind_tools(**options) if "tools" in options else client.bind(**options)
-        )
+        bound: Any = client.bind_tools(**options) if "tools" in options else client.bind(**options)
         async with board.limits[endpoint.provider].turn(messages) as settle, line.attempt():
             used = 0
-            stream = cast("BaseChatModel", bound.bound)._astream(messages, stop=stop, **bound.kwargs)
-            async with aclosing(_in_time(cast("Chunks", stream), endpoint, self.settings)) as chunks:
+            stream = bound.bound._astream(messages, **bound.kwargs)
+            async with aclosing(_in_time(stream, endpoint, self.settings)) as chunks:
                 async for chunk in chunks:
                     used += _count_tokens(endpoint, chunk)
                     yield chunk
@@ -264,14 +240,8 @@ class Model(BaseChatModel):
     def _is_first_choice(self, answer: AIMessage) -> bool:
         return answer.response_metadata.get("endpoint") in [endpoint.name for endpoint in self.chain[0]]
 
-    async def _agenerate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **options: Any,
-    ) -> ChatResult:
-        return await agenerate_from_stream(self._astream(messages, stop, run_manager, **options))
+    async def _agenerate(self, *args: Any, **options: Any) -> ChatResult:
+        return await agenerate_from_stream(self._astream(*args, **options))
 
     def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
         raise NotImplementedError("this model is asynchronous only: use ainvoke or astream")
@@ -296,12 +266,8 @@ async def _in_time(stream: Chunks, endpoint: Endpoint, settings: Settings) -> Ch
     first_word_by = now() + settings.first_token
     held: list[ChatGenerationChunk] = []
     spoke = finished = False
-    async with aclosing(stream):
-        while True:
-            async with asyncio.timeout_at(now() + settings.idle if spoke else first_word_by):
-                chunk = await anext(stream, None)
-            if chunk is None:
-                break
+    async with aclosing(stream), aclosing(Patience()) as patience:
+        while chunk := await patience.next(stream, now() + settings.idle if spoke else first_word_by):
             finished = finished or "finish_reason" in (chunk.generation_info or {})
             if spoke:
                 yield chunk
@@ -346,23 +312,16 @@ async def _restored(chunks: Chunks, redaction: Redaction) -> Chunks:
     async with aclosing(chunks):
         async for chunk in chunks:
             message = cast("AIMessageChunk", chunk.message)
-            content = message.content
+            content = text.feed(message.content) if isinstance(message.content, str) else _fed(message.content, text)
             parts = [
-                {**call, "args": calls[call["index"]].feed(call["args"] or "")} for call in message.tool_call_chunks
+                {**part, "args": calls[part["index"]].feed(part["args"] or "")} for part in message.tool_call_chunks
             ]
-            yield ChatGenerationChunk(
-                message=AIMessageChunk(
-                    **message.__dict__
-                    | {
-                        "content": text.feed(content) if isinstance(content, str) else _fed(content, text),
-                        "tool_call_chunks": parts,
-                    }
-                ),
-                generation_info=chunk.generation_info,
-            )
-    rest = [tool_call_chunk(args=restorer.end(), index=index) for index, restorer in calls.items()]
+            # A new message, not a changed copy: `tool_calls` follow from the chunks when it is made.
+            message = AIMessageChunk(**message.__dict__ | {"content": content, "tool_call_chunks": parts})
+            yield ChatGenerationChunk(message=message, generation_info=chunk.generation_info)
     said = text.end()
-    if said or any(part["args"] for part in rest):
+    rest = [tool_call_chunk(args=held, index=index) for index, call in calls.items() if (held := call.end())]
+    if said or rest:
         yield ChatGenerationChunk(message=AIMessageChunk(content=said, tool_call_chunks=rest))
 
 

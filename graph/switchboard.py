@@ -114,7 +114,7 @@ class Line:
     def __init__(self, name: str, breaker: AsyncCircuitBreaker, probes: int) -> None:
         self._name = name
         self._breaker = breaker
-        self._probes = probes
+        self._probes = max(1, probes)
         self._probing = 0
 
     def check(self) -> None:
@@ -171,7 +171,7 @@ class Limits:
     @asynccontextmanager
     async def turn(self, messages: Sequence[BaseMessage]) -> AsyncIterator[Callable[[int], None]]:
         """Wait for a turn. It is called back with the tokens that were really used; the next in line pay the rest."""
-        paid = 0.0
+        estimate = 0
         async with self._slots:
             async with self._queue:
                 if self._requests:
@@ -183,7 +183,7 @@ class Limits:
                     self._owed = max(0.0, self._owed + estimate - paid)
 
             def settle(used: int) -> None:
-                self._owed += max(0.0, used - estimate) if self._tokens else 0.0
+                self._owed += max(0, used - estimate)
 
             yield settle
 
@@ -198,6 +198,7 @@ class Switchboard:
         self._breakers = AsyncCircuitBreakerFactory(settings.failures, settings.rest)
         self._lines: dict[str, Line] = {}
         self._turns: defaultdict[str, Iterator[int]] = defaultdict(count)
+        self._connecting = asyncio.Lock()
         self._clients: dict[tuple[Endpoint, float | None], BaseChatModel] = {}
 
     @classmethod
@@ -226,11 +227,12 @@ class Switchboard:
     async def client(self, endpoint: Endpoint, temperature: float | None) -> BaseChatModel:
         """The provider's chat model, made once."""
         wanted = (endpoint, temperature)
-        if wanted not in self._clients:
-            if len(self._clients) >= _CLIENTS:
-                del self._clients[next(iter(self._clients))]
-            self._clients[wanted] = await asyncio.to_thread(endpoint.connect, temperature, self.settings)
-        return self._clients[wanted]
+        async with self._connecting:
+            if wanted not in self._clients:
+                if len(self._clients) >= _CLIENTS:
+                    del self._clients[next(iter(self._clients))]
+                self._clients[wanted] = await asyncio.to_thread(endpoint.connect, temperature, self.settings)
+            return self._clients[wanted]
 
     async def close(self) -> None:
         """Close the connections to models and to Redis."""

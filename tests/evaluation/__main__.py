@@ -25,18 +25,9 @@ from tests.evaluation.dataset import CONVERSATIONS, Conversation, DataSetError, 
 from tests.evaluation.play import STAND_IN, Player, TurnError
 from tests.evaluation.report import Subject, as_text, regressions, report
 from tests.support.postgres import Cluster
-from tests.support.server import ROOT, Server
+from tests.support.server import ROOT
 
 REPORT = Path(".eval/report.json")
-
-
-class _WithItsKey(Server):
-    """Other tests' servers never see a key; this one is to be evaluated with it."""
-
-    def start(self) -> None:
-        if key := os.environ.get("OPENAI_API_KEY"):
-            self._environment["OPENAI_API_KEY"] = key
-        super().start()
 
 
 @contextmanager
@@ -53,10 +44,12 @@ def own_postgres() -> Iterator[Cluster]:
 @contextmanager
 def own_server(cluster: Cluster) -> Iterator[str]:
     """The URL of a server for the project in this repository, on a database of its own."""
+    # Other tests' servers never see a key.
+    key = {name: value for name in ("OPENAI_API_KEY",) if (value := os.environ.get(name))}
     with (
         tempfile.TemporaryDirectory() as place,
         cluster.database() as url,
-        _WithItsKey(database_url=url, config=ROOT / "langgraph.json", OUTBOX_PATH=f"{place}/outbox") as server,
+        Server(database_url=url, config=ROOT / "langgraph.json", OUTBOX_PATH=f"{place}/outbox", **key) as server,
     ):
         yield server.url
 

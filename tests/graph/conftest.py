@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,9 +30,10 @@ QUICK = Limits(model=5.0, model_idle=5.0, first_backoff=0.001, quick_retry=0.001
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No key, an empty outbox."""
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_MODEL", "CHAT_MODEL", "OFFLINE_TOKEN_SECONDS"):
-        monkeypatch.delenv(name, raising=False)
+    """No key, nothing set for models, an empty outbox."""
+    for name in os.environ:
+        if name.startswith(("OPENAI_", "MODEL_", "BREAKER_", "CACHE_", "OFFLINE_")) or name.endswith("_MODEL"):
+            monkeypatch.delenv(name)
     monkeypatch.setenv("OUTBOX_PATH", str(tmp_path / "outbox.sqlite3"))
 
 

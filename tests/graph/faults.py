@@ -39,7 +39,7 @@ from langgraph.types import Command, Interrupt
 from graph import outbox
 from graph.agent import build
 from graph.errors import BusinessRuleError
-from graph.models import chat_model
+from graph.models import chat_model, close
 from graph.nodes import Limits, Nodes
 from graph.state import Context
 from graph.tools import AgentTool, Toolbox, standard_tools
@@ -51,7 +51,7 @@ GOAL = 0.999
 ENDS = ("answer", "handler", "question", "bad")
 # Short enough for thousands of hangs, and several times as long as the slow first token.
 LIMITS = Limits(model=4.0, model_idle=0.75, first_backoff=0.001, quick_retry=0.001)
-_FOREIGN = ("CHAT_MODEL", "OPENAI_MODEL", "OPENAI_BASE_URL")
+_FOREIGN = ("CHAT_MODEL", "OPENAI_MODEL", "OPENAI_BASE_URL", "SMALL_MODEL", "FALLBACK_MODEL")
 
 Build = Callable[[Nodes], StateGraph[Any, Any, Any, Any]]
 
@@ -147,7 +147,6 @@ class Campaign:
         default_factory=lambda: InMemorySaver(serde=JsonPlusSerializer(allowed_msgpack_modules=None))
     )
     _store: InMemoryStore = field(default_factory=InMemoryStore)
-    _clients: dict[int, Any] = field(default_factory=dict)
     _environment: threading.Lock = field(default_factory=threading.Lock)
 
     async def play(self) -> Verdict:
@@ -160,8 +159,7 @@ class Campaign:
 
         async with self._service.listening():
             await asyncio.gather(*(converse(number) for number in range(-(-self.runs // RUNS_EACH))))
-            for client in self._clients.values():
-                await client.close()
+            await close()
         self._judge_effects()
         return self.verdict
 
@@ -190,10 +188,7 @@ class Campaign:
             url = self._service.closed_url if script.refuses() else self._service.url
             # Models are made in threads, and the environment is one for all.
             with self._environment, patch.dict(os.environ, OPENAI_BASE_URL=url):
-                made = chat_model(context, **options)
-            if client := getattr(made, "root_async_client", None):
-                self._clients[id(client)] = client
-            return made
+                return chat_model(context, **options)
 
         return model
 
@@ -274,7 +269,14 @@ def surroundings() -> Iterator[None]:
     """An environment with a key that is none, and an empty outbox of its own."""
     with tempfile.TemporaryDirectory() as place:
         kept = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
-        ours = {"OPENAI_API_KEY": "none", "OUTBOX_PATH": str(Path(place) / "outbox.sqlite3")}
+        ours = {
+            "OPENAI_API_KEY": "none",
+            "OUTBOX_PATH": str(Path(place) / "outbox.sqlite3"),
+            # Hangs are cut off by the model's layers; a breaker would keep a conversation's calm turn from its answer.
+            "MODEL_FIRST_TOKEN_SECONDS": "0.7",
+            "MODEL_IDLE_SECONDS": "0.7",
+            "BREAKER_FAILURES": "1000000",
+        }
         with patch.dict(os.environ, {**kept, **ours}, clear=True):
             yield
 

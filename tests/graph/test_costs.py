@@ -19,7 +19,7 @@ from langgraph.store.memory import InMemoryStore
 
 from graph import costs
 from graph.costs import NOTHING, Place, Spending, month_of, plus, record, spent_by, standing, tell, total
-from graph.models import chat_model
+from graph.models import chat_model, close
 from graph.state import Context
 
 ADA = Place(user="ada@example.org", thread="t1", assistant="agent")
@@ -100,7 +100,7 @@ async def test_A12_a_streamed_answer_of_a_real_client_is_priced(llmock):
     model = chat_model(Context(model="gpt-4o-mini"))
     async for chunk in model.astream([HumanMessage("hello")]):
         streamed = chunk if streamed is None else streamed + chunk
-    await model.root_async_client.close()
+    await close()
     spending = spent_by(streamed)
     assert spending["unknown"] == 0
     assert spending["usd"] == pytest.approx(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langgraph.graph import START, MessagesState, StateGraph
 
-from graph.models import chat_model
+from graph.models import chat_model, close
 from graph.state import Context
 from graph.tools import standard_tools
 from graph.window import SHORTEST, SUMMARY_LIMIT, count, fit, shortened, summarize, summary_message
@@ -203,7 +203,7 @@ async def test_A11_the_summary_is_made_of_the_old_one_and_what_is_cut(llmock):
     assert "[calls look with {'q': 'a'}]" in asked["content"]
     assert len(asked["content"]) < 4_000
     assert len(await summarize(model, "", cut)) == SUMMARY_LIMIT
-    await model.root_async_client.close()
+    await close()
 
 
 @pytest.mark.anyio
