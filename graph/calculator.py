@@ -7,13 +7,11 @@ the exponent before a power is taken.
 from __future__ import annotations
 
 import ast
-import functools
 import math
-import operator
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias, cast
 
-from simpleeval import InvalidExpression, SimpleEval  # type: ignore[import-untyped]
+from simpleeval import DEFAULT_OPERATORS, InvalidExpression, SimpleEval  # type: ignore[import-untyped]
 
 Number: TypeAlias = int | float
 
@@ -37,7 +35,7 @@ def calculate(expression: str) -> Number:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise CalculationError("this is not an arithmetic expression") from error
     try:
-        return _bounded(_arithmetic().eval(expression, previously_parsed=tree.body))
+        return cast("Number", _arithmetic().eval(expression, previously_parsed=tree.body))
     except InvalidExpression as error:
         raise CalculationError("only numbers, + - * / // % ** and parentheses are allowed") from error
     except RecursionError as error:
@@ -48,9 +46,12 @@ def calculate(expression: str) -> Number:
 
 def _arithmetic() -> Any:
     evaluator = SimpleEval(operators=_OPERATORS, functions={}, names={})
-    evaluator.nodes = {kind: evaluator.nodes[kind] for kind in (ast.BinOp, ast.UnaryOp)}
-    evaluator.nodes[ast.Constant] = lambda node: _bounded(node.value)
+    evaluator.nodes = {kind: _bounding(evaluator.nodes[kind]) for kind in (ast.BinOp, ast.UnaryOp, ast.Constant)}
     return evaluator
+
+
+def _bounding(evaluate: Callable[[ast.expr], object]) -> Callable[[ast.expr], Number]:
+    return lambda node: _bounded(evaluate(node))
 
 
 def _bounded(number: object) -> Number:
@@ -66,14 +67,6 @@ def _bounded(number: object) -> Number:
     return number
 
 
-def _bounding(operation: Callable[..., Any]) -> Callable[..., Number]:
-    @functools.wraps(operation)
-    def bounded(*operands: Number) -> Number:
-        return _bounded(operation(*operands))
-
-    return bounded
-
-
 def _power(base: Number, exponent: Number) -> Any:
     # Checked before the work: 9**9**9 would keep a core busy for hours.
     whole = isinstance(base, int) and isinstance(exponent, int)
@@ -86,15 +79,5 @@ def _no_power(*_: Number) -> NoReturn:
     raise CalculationError("a power is written **, not ^")
 
 
-_OPERATORS = {
-    ast.UAdd: operator.pos,
-    ast.USub: operator.neg,
-    ast.Add: _bounding(operator.add),
-    ast.Sub: _bounding(operator.sub),
-    ast.Mult: _bounding(operator.mul),
-    ast.Div: _bounding(operator.truediv),
-    ast.FloorDiv: _bounding(operator.floordiv),
-    ast.Mod: _bounding(operator.mod),
-    ast.Pow: _bounding(_power),
-    ast.BitXor: _no_power,
-}
+_ORDINARY = (ast.UAdd, ast.USub, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod)
+_OPERATORS = {kind: DEFAULT_OPERATORS[kind] for kind in _ORDINARY} | {ast.Pow: _power, ast.BitXor: _no_power}

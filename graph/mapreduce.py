@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import operator
-from typing import Annotated, Any, NotRequired
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NotRequired
 
 from langchain_core.messages import HumanMessage
 from langgraph.errors import NodeError
@@ -18,21 +19,14 @@ from typing_extensions import TypedDict
 
 from graph.errors import classify, is_worth_a_quick_retry
 from graph.knowledge import chunks
-from graph.models import chat_model
+from graph.models import ModelFactory, chat_model
 from graph.state import Context
 
 PART_CHARACTERS = 4_000
 
 
-class Part(TypedDict):
-    """What one task gets: the part's number, from 0, and its text."""
-
-    part: int
-    text: str
-
-
 class Outcome(TypedDict):
-    """What became of a part: a summary, or the class of its failure."""
+    """What became of a part (counted from 0): a summary, or the class of its failure."""
 
     part: int
     summary: NotRequired[str]
@@ -67,41 +61,46 @@ def to_parts(state: State) -> list[Send] | str:
     """One task per part."""
     given = state["text"]
     parts = chunks(given, PART_CHARACTERS) if isinstance(given, str) else given
-    return [Send("summarise", Part(part=number, text=text)) for number, text in enumerate(parts)] or "combine"
+    return [Send("summarise", {"part": number, "text": text}) for number, text in enumerate(parts)] or "combine"
 
 
-async def summarise(state: Any, runtime: Runtime[Context]) -> dict[str, Any]:
-    """Summarise one part. `state` is a `Part`, declared as Any for the reason that `Nodes.tools` has."""
-    return {"outcomes": [Outcome(part=state["part"], summary=await _summary(state["text"], runtime))]}
-
-
-def part_failed(state: Any, error: NodeError) -> Command[Any]:
+def part_failed(state: Any, error: NodeError) -> Command[Literal["combine"]]:
     """A failed part is an outcome too."""
-    return Command(update={"outcomes": [Outcome(part=state["part"], error=classify(error.error))]})
+    return Command(update={"outcomes": [Outcome(part=state["part"], error=classify(error.error))]}, goto="combine")
 
 
-async def combine(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
-    """One summary of the summaries, in the order of the text."""
-    outcomes = sorted(state["outcomes"], key=lambda outcome: outcome["part"])
-    summaries = [outcome["summary"] for outcome in outcomes if "summary" in outcome]
-    failed = [outcome for outcome in outcomes if "error" in outcome]
-    if len(summaries) > 1:
-        return {"summary": await _summary("\n\n".join(summaries), runtime), "failed": failed}
-    return {"summary": summaries[0] if summaries else "There was nothing that could be summarised.", "failed": failed}
+@dataclass(frozen=True)
+class Steps:
+    """The steps that ask the model."""
+
+    model: ModelFactory = chat_model
+
+    async def summarise(self, state: Any, runtime: Runtime[Context]) -> dict[str, Any]:
+        """Summarise one part: `state` is its number and text, not the thread's state."""
+        return {"outcomes": [Outcome(part=state["part"], summary=await self._summary(state["text"], runtime))]}
+
+    async def combine(self, state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+        """One summary of the summaries, in the order of the text."""
+        outcomes = sorted(state["outcomes"], key=lambda outcome: outcome["part"])
+        failed = [outcome for outcome in outcomes if "error" in outcome]
+        found = [outcome["summary"] for outcome in outcomes if "summary" in outcome]
+        if len(found) > 1:
+            return {"summary": await self._summary("\n\n".join(found), runtime), "failed": failed}
+        return {"summary": found[0] if found else "There was nothing that could be summarised.", "failed": failed}
+
+    async def _summary(self, text: str, runtime: Runtime[Context]) -> str:
+        model = await asyncio.to_thread(self.model, runtime.context or Context())
+        return (await model.ainvoke([HumanMessage(f"Summarise this text in a few sentences:\n\n{text}")])).text
 
 
-async def _summary(text: str, runtime: Runtime[Context]) -> str:
-    model = await asyncio.to_thread(chat_model, runtime.context or Context())
-    return (await model.ainvoke([HumanMessage(f"Summarise this text in a few sentences:\n\n{text}")])).text
-
-
-def build() -> StateGraph[State, Context, Given, Answer]:
-    """The uncompiled graph."""
+def build(steps: Steps | None = None) -> StateGraph[State, Context, Given, Answer]:
+    """The uncompiled graph over `steps` (default: the model of the environment)."""
+    steps = steps or Steps()
     builder = StateGraph(State, context_schema=Context, input_schema=Given, output_schema=Answer)
     retry = RetryPolicy(max_attempts=2, retry_on=is_worth_a_quick_retry)
     builder.add_node("split", split)
-    builder.add_node("summarise", summarise, retry_policy=retry, error_handler=part_failed)
-    builder.add_node("combine", combine, retry_policy=retry)
+    builder.add_node("summarise", steps.summarise, retry_policy=retry, error_handler=part_failed)
+    builder.add_node("combine", steps.combine, retry_policy=retry)
     builder.add_edge(START, "split")
     builder.add_conditional_edges("split", to_parts, ["summarise", "combine"])
     builder.add_edge("summarise", "combine")

@@ -119,8 +119,10 @@ class AgentTool:
         # Silently dropped extras would be shown to a human who approves, but not be part of what runs.
         if unknown := sorted(map(str, set(args) - set(schema.model_fields))):
             raise BadArgumentsError(f"{self.name} does not take {', '.join(unknown)}")
+        # The schema that the model sees is a copy which has lost the strictness of the tool's own.
+        strict = getattr(self.spec.args_schema, "model_config", {}).get("strict")
         try:
-            schema.model_validate(args)
+            schema.model_validate(args, strict=strict)
         except ValidationError as error:
             problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise BadArgumentsError(f"wrong arguments for {self.name}: {problems}") from error

@@ -41,6 +41,7 @@ _CHARSET = re.compile(
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 # Special all the same: protocol assignments, 6to4 (which embeds an IPv4 address) and its relays, documentation.
 _SPECIAL = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "2002::/16", "3fff::/20")))
+_INLINE = frozenset({"a", "abbr", "b", "cite", "code", "em", "i", "kbd", "mark", "q", "small", "span", "strong", "u"})
 
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
 
@@ -168,46 +169,18 @@ def plain_text(html: str) -> str:
 
 
 class _Reader(HTMLParser):
-    _UNSEEN = frozenset({"script", "style", "template"})
-    _INLINE = frozenset(
-        {
-            "a",
-            "abbr",
-            "b",
-            "cite",
-            "code",
-            "em",
-            "i",
-            "kbd",
-            "mark",
-            "q",
-            "s",
-            "small",
-            "span",
-            "strong",
-            "sub",
-            "sup",
-            "u",
-        }
-    )
-
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[str] = []
-        self._unseen = 0
 
     def handle_starttag(self, tag: str, _: object) -> None:
-        self._unseen += tag in self._UNSEEN
-        self._break(tag)
+        self.handle_endtag(tag)
 
     def handle_endtag(self, tag: str) -> None:
-        self._unseen = max(0, self._unseen - (tag in self._UNSEEN))
-        self._break(tag)
+        if tag not in _INLINE:
+            self.seen.append("\n")
 
     def handle_data(self, data: str) -> None:
-        if not self._unseen:
+        # Inside a script or a style sheet it is no text.
+        if self.cdata_elem not in self.CDATA_CONTENT_ELEMENTS:
             self.seen.append(data.replace("\n", " "))
-
-    def _break(self, tag: str) -> None:
-        if tag not in self._INLINE:
-            self.seen.append("\n")

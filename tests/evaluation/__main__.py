@@ -25,7 +25,7 @@ from tests.evaluation.dataset import CONVERSATIONS, Conversation, DataSetError, 
 from tests.evaluation.play import STAND_IN, Player, TurnError
 from tests.evaluation.report import Subject, as_text, regressions, report
 from tests.support.postgres import Cluster
-from tests.support.server import ROOT
+from tests.support.server import ROOT, Server
 
 REPORT = Path(".eval/report.json")
 
