@@ -269,7 +269,7 @@ async def test_A13_attempts_are_bounded_and_the_last_failure_is_told():
         (TimeoutError(), {"retry": Retry(on=frozenset({"connection"}), pause=0.001)}),
         (ConnectionError(), {}),
     ],
-    ids=repr,
+    ids=["refused", "by a rule", "an interrupt", "too busy for long", "not in its list", "no retry"],
 )
 async def test_A13_what_does_not_pass_is_not_tried_again(failure, how):
     look, ran = flaky([failure], **how)

@@ -10,7 +10,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.runtime import Runtime
 
 from graph import mapreduce
-from graph.models import chat_model
+from graph.models import chat_model, close
 from graph.state import Context
 
 pytestmark = pytest.mark.anyio
@@ -19,15 +19,8 @@ ON_A_THREAD: Any = {"configurable": {"thread_id": "thread-1"}}
 
 @pytest.fixture
 async def steps() -> AsyncIterator[mapreduce.Steps]:
-    models: list[Any] = []
-
-    def model(context: Context) -> Any:
-        models.append(chat_model(context))
-        return models[-1]
-
-    yield mapreduce.Steps(model)
-    for made in models:
-        await made.root_async_client.close()
+    yield mapreduce.Steps(chat_model)
+    await close()
 
 
 @pytest.fixture
