@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv
 
-.PHONY: serve test check conformance clients durability chaos schemathesis bench bench-floor clean
+.PHONY: serve test check conformance clients durability chaos schemathesis eval agent-faults bench bench-floor clean
 
 serve: .venv/ready
 	@exec $(BIN)/holdfast serve
@@ -37,6 +37,14 @@ chaos: .venv/ready
 
 schemathesis: .venv/ready
 	$(BIN)/python -m tests.fuzz
+
+# With OPENAI_API_KEY on the real model. ARGS="--baseline FILE" fails on regressions, "--url URL" is another server's agent.
+eval: .venv/ready
+	$(BIN)/python -m tests.evaluation $(ARGS)
+
+# Some minutes. ARGS="--seed 7" plays one schedule again.
+agent-faults: .venv/ready
+	$(BIN)/python -m tests.graph.faults --runs 3000 --rate 0.3 $(ARGS)
 
 # Some ten minutes; the report is .bench/report.md. ARGS="--scenario wait --clients 32 --peers=" measures only that.
 bench: .venv/ready

@@ -1,7 +1,8 @@
 """The agent as a graph: the model, one task per tool call, and a visible road for failures.
 
     start -> agent -> tools (one per call) -> agent ... -> end
-             agent fails -> error_handler -> agent (retry) | ask_human | give_up
+             agent fails -> error_handler -> agent (retry) | compact -> agent | ask_human | give_up
+    before each agent: a thread whose budget is spent -> ask_budget
 
 Uncompiled on purpose: the server compiles it with its own checkpointer and store.
 """
@@ -36,16 +37,19 @@ def build(nodes: Nodes | None = None) -> StateGraph[State, Context, State, State
     )
     builder.add_node("tools", steps.tools)
     builder.add_node("error_handler", steps.error_handler)
+    builder.add_node("compact", steps.compact)
     builder.add_node("ask_human", steps.ask_human)
+    builder.add_node("ask_budget", steps.ask_budget)
     builder.add_node("give_up", steps.give_up)
-    builder.add_edge(START, "agent")
-    builder.add_conditional_edges("agent", routing.after_agent, {"tools": "tools", END: END})
-    builder.add_edge("tools", "agent")
+    builder.add_conditional_edges(START, routing.before_agent, ["agent", "ask_budget"])
+    builder.add_conditional_edges("agent", routing.after_agent, ["tools", END])
+    builder.add_conditional_edges("tools", routing.before_agent, ["agent", "ask_budget"])
     builder.add_conditional_edges(
         "error_handler",
         routing.after_failure,
-        {"retry": "agent", "ask_human": "ask_human", "give_up": "give_up"},
+        {"retry": "agent", "compact": "compact", "ask_human": "ask_human", "give_up": "give_up"},
     )
+    builder.add_edge("compact", "agent")
     builder.add_edge("give_up", END)
     return builder
 

@@ -1,32 +1,26 @@
-"""Arithmetic without `eval`: the expression is parsed, and only the nodes named here are computed.
+"""Arithmetic without `eval`: simpleeval walks the expression, and knows no names, calls or attributes here.
 
-Every step is bounded, so that no input costs more than microseconds: length, nesting, the size of integers,
-and the exponent before a power is taken.
+Every step is bounded, so that no input costs more than microseconds: length, the size of every number on the way, and
+the exponent before a power is taken.
 """
 
 from __future__ import annotations
 
 import ast
 import math
-import operator
-from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeAlias, cast
+
+from simpleeval import DEFAULT_OPERATORS, InvalidExpression, SimpleEval  # type: ignore[import-untyped]
 
 Number: TypeAlias = int | float
 
 MAX_LENGTH = 500
-MAX_DEPTH = 60
 MAX_BITS = 4_096
 
 
 class CalculationError(ValueError):
     """The expression is not arithmetic, or its result has no (reasonably small) value."""
-
-
-_UNARY: Mapping[type[ast.unaryop], Callable[[Number], Number]] = {
-    ast.UAdd: operator.pos,
-    ast.USub: operator.neg,
-}
 
 
 def calculate(expression: str) -> Number:
@@ -41,53 +35,49 @@ def calculate(expression: str) -> Number:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise CalculationError("this is not an arithmetic expression") from error
     try:
-        return _value(tree.body, MAX_DEPTH)
-    except (ArithmeticError, ValueError) as error:
+        return cast("Number", _arithmetic().eval(expression, previously_parsed=tree.body))
+    except InvalidExpression as error:
+        raise CalculationError("only numbers, + - * / // % ** and parentheses are allowed") from error
+    except RecursionError as error:
+        raise CalculationError("the expression is nested too deeply") from error
+    except ArithmeticError as error:
         raise CalculationError(str(error)) from error
 
 
-def _value(node: ast.expr, depth: int) -> Number:
-    if depth == 0:
-        raise CalculationError("the expression is nested too deeply")
-    match node:
-        case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
-            return _bounded(number)
-        case ast.UnaryOp(op=sign, operand=operand) if type(sign) in _UNARY:
-            return _UNARY[type(sign)](_value(operand, depth - 1))
-        case ast.BinOp(left=left, op=sign, right=right) if type(sign) in _BINARY:
-            return _bounded(_BINARY[type(sign)](_value(left, depth - 1), _value(right, depth - 1)))
-        case ast.BinOp(op=ast.BitXor()):
-            raise CalculationError("a power is written **, not ^")
-    raise CalculationError("only numbers, + - * / // % ** and parentheses are allowed")
+def _arithmetic() -> Any:
+    evaluator = SimpleEval(operators=_OPERATORS, functions={}, names={})
+    evaluator.nodes = {kind: _bounding(evaluator.nodes[kind]) for kind in (ast.BinOp, ast.UnaryOp, ast.Constant)}
+    return evaluator
 
 
-def _power(base: Number, exponent: Number) -> Number:
-    if isinstance(base, int) and isinstance(exponent, int) and exponent > 0:
-        # Checked before the work: 9**9**9 would keep a core busy for hours.
-        if base.bit_length() * exponent > MAX_BITS and abs(base) > 1:
-            raise CalculationError("the result is too large")
-        return int(base**exponent)
-    result = base**exponent
-    if isinstance(result, complex):
-        raise CalculationError("the result is not a real number")
-    return float(result) if isinstance(result, float) else int(result)
+def _bounding(evaluate: Callable[[ast.expr], object]) -> Callable[[ast.expr], Number]:
+    return lambda node: _bounded(evaluate(node))
 
 
-_BINARY: Mapping[type[ast.operator], Callable[[Number, Number], Number]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.Pow: _power,
-}
-
-
-def _bounded(number: Number) -> Number:
-    if isinstance(number, int):
+def _bounded(number: object) -> Number:
+    # By exact type: True is an int too.
+    if type(number) is int:
         if number.bit_length() > MAX_BITS:
             raise CalculationError("the number is too large")
-    elif not math.isfinite(number):
+        return number
+    if type(number) is not float:
+        raise CalculationError("only real numbers are allowed")
+    if not math.isfinite(number):
         raise CalculationError("the result is not a finite number")
     return number
+
+
+def _power(base: Number, exponent: Number) -> Any:
+    # Checked before the work: 9**9**9 would keep a core busy for hours.
+    whole = isinstance(base, int) and isinstance(exponent, int)
+    if whole and abs(base) > 1 and int(base).bit_length() * exponent > MAX_BITS:
+        raise CalculationError("the result is too large")
+    return base**exponent
+
+
+def _no_power(*_: Number) -> NoReturn:
+    raise CalculationError("a power is written **, not ^")
+
+
+_ORDINARY = (ast.UAdd, ast.USub, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod)
+_OPERATORS = {kind: DEFAULT_OPERATORS[kind] for kind in _ORDINARY} | {ast.Pow: _power, ast.BitXor: _no_power}

@@ -32,7 +32,9 @@ FailureClass = Literal[
     "business_validation",
     "system",
 ]
-Reaction = Literal["retry_then_ask", "retry_then_give_up", "give_up", "feed_back"]
+Reaction = Literal["retry", "retry_smaller", "reparse", "compact", "alert", "feed_back", "fail"]
+"""A2: retry with backoff | the same, from the second time on by a cheaper model | read it leniently, then retry | make
+the prompt shorter and retry | stop and tell an operator | tell the model (a tool) or the user (an input) | stop."""
 
 
 class BusinessRuleError(NothingHappenedError, ValueError):
@@ -48,28 +50,29 @@ class Policy:
     """What one class of failure leads to.
 
     `retries`: further supersteps that a failed model call gets. `in_step`: is a quick second attempt inside
-    the step worth it. `words`: the plain sentence for the user. A failed *tool* call is always fed back to
-    the model, whatever its class, because the model (and the user) can choose another way; a superstep is
-    never repeated for it.
+    the step worth it. `elsewhere`: may another model, key or provider succeed where this one failed. `words`: the plain
+    sentence for the user. A failed *tool* call is always fed back to the model, whatever its class, because the model
+    (and the user) can choose another way; a superstep is never repeated for it.
     """
 
     reaction: Reaction
     words: str
     retries: int = 0
     in_step: bool = False
+    elsewhere: bool = False
 
 
 POLICIES: Mapping[FailureClass, Policy] = {
-    "rate_limit": Policy("retry_then_ask", "the model's service is limiting how often it may be asked", 3),
-    "timeout": Policy("retry_then_ask", "the model's service took too long to answer", 2),
-    "connection": Policy("retry_then_ask", "the connection to the model's service failed", 3, in_step=True),
-    "service_unavailable": Policy("retry_then_ask", "the model's service is not available", 3, in_step=True),
-    "output_parsing": Policy("retry_then_give_up", "the model's answer could not be read", 2),
-    "auth": Policy("give_up", "the model's service did not accept our credentials or quota"),
-    "context_length": Policy("give_up", "this conversation has become too long for the model"),
+    "rate_limit": Policy("retry", "the model's service is limiting how often it may be asked", 3, elsewhere=True),
+    "timeout": Policy("retry_smaller", "the model's service took too long to answer", 2, elsewhere=True),
+    "connection": Policy("retry", "the connection to the model's service failed", 3, in_step=True, elsewhere=True),
+    "service_unavailable": Policy("retry", "the model's service is not available", 3, in_step=True, elsewhere=True),
+    "output_parsing": Policy("reparse", "the model's answer could not be read", 2),
+    "context_length": Policy("compact", "this conversation has become too long for the model", 2),
+    "auth": Policy("alert", "the model's service did not accept our credentials or quota", elsewhere=True),
     "tool_failure": Policy("feed_back", "a tool failed"),
     "business_validation": Policy("feed_back", "the request cannot be carried out as it was made"),
-    "system": Policy("give_up", "something is wrong in the program itself"),
+    "system": Policy("fail", "something is wrong in the program itself"),
 }
 
 _BY_CODE: Mapping[str, FailureClass] = {

@@ -13,7 +13,7 @@ private and knows neither "remove all" nor ids for plain strings, which a client
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, cast
 
 from langchain_core.messages import (
@@ -24,10 +24,12 @@ from langchain_core.messages import (
     HumanMessage,
     RemoveMessage,
     SystemMessage,
+    ToolCall,
     ToolMessage,
     convert_to_messages,
     message_chunk_to_message,
 )
+from langchain_core.utils.json import parse_json_markdown
 from langgraph.graph.message import REMOVE_ALL_MESSAGES
 
 _UNREADABLE = "unreadable"
@@ -118,6 +120,33 @@ def prompt(messages: Sequence[BaseMessage], system_prompt: str) -> list[BaseMess
                 if call_id not in answered
             ]
     return sent
+
+
+def after(messages: Sequence[BaseMessage], message_id: str | None) -> list[BaseMessage]:
+    """The messages behind that one; all, if it is not there (any more)."""
+    place = next((number for number, message in enumerate(messages, 1) if message_id and message.id == message_id), 0)
+    return list(messages[place:])
+
+
+def read_leniently(answer: AIMessage, harmless: Collection[str]) -> AIMessage:
+    """Mend tool calls whose arguments are no JSON as they stand (an open end, say), where the tool only looks.
+
+    What a guess would do to the world is not guessed: the model is told, and calls again.
+    """
+    for call in list(answer.invalid_tool_calls):
+        args = _mended(call["args"] or "") if call["name"] in harmless else None
+        if args is not None:
+            answer.invalid_tool_calls.remove(call)
+            answer.tool_calls.append(ToolCall(type="tool_call", name=call["name"] or "", args=args, id=call["id"]))
+    return answer
+
+
+def _mended(text: str) -> dict[str, Any] | None:
+    try:
+        args = parse_json_markdown(text)
+    except ValueError:
+        return None
+    return args if isinstance(args, dict) else None
 
 
 def with_own_call_ids(answer: AIMessage, earlier: Sequence[BaseMessage]) -> AIMessage:

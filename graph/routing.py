@@ -1,18 +1,17 @@
-"""Where the conversation goes next: pure functions of the state, no I/O, no clock, no dice.
+"""Where the conversation goes next: functions of the state and of what the run may, no I/O, no clock, no dice.
 
+Before the model: on, or to a human once the thread's budget is spent (A12).
 After the model: one `tools` task per call, or the end of the turn (continue).
 After a failed model call, by the class of the failure (`errors.POLICIES`):
 
-* something that passes (rate limit, timeout, connection, service down) is retried in a superstep of its
-  own, so that the attempt is durable and visible in `retry_count`; when the retries are spent, a human is
-  asked whether to try again (approve) or to leave it (reject). A fresh set of retries follows an approval.
-  A Retry-After is waited for; one that is longer than a minute is not, and not undercut either: the human
-  is asked at once;
-* an answer that cannot be read is retried, then given up: asking a human would not change what the model
-  says;
-* what no waiting mends (credentials, quota, a conversation that is too long, a bug) is given up at once.
+* something that passes (rate limit, timeout, connection, service down) or may come out otherwise (an answer that
+  cannot be read) is retried in a superstep of its own, so that the attempt is durable and visible in `retry_count`. A
+  Retry-After is waited for; one that is longer than a minute is neither waited for nor undercut;
+* a prompt that is too long is made shorter, and sent again;
+* what no waiting mends (credentials, quota, a bug) is given up at once.
 
-Giving up is a plain sentence in the conversation; the thread stays usable.
+When the retries are spent the error handler answers in plain words, and the thread stays usable; or, if the run asked
+for it (`ask_when_stuck`), a human says whether to try again.
 """
 
 from __future__ import annotations
@@ -20,17 +19,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
-from langchain_core.messages import AIMessage, BaseMessage, ToolCall
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolCall, ToolMessage
 from langgraph.graph import END
+from langgraph.runtime import Runtime
 from langgraph.types import Send
 
+from graph import accounts
+from graph.costs import standing
 from graph.errors import POLICIES, FailureClass
-from graph.state import Failure, State, ToolTask
+from graph.state import Context, Failure, State, ToolTask
 
-AfterFailure = Literal["retry", "give_up", "ask_human"]
+AfterFailure = Literal["retry", "compact", "give_up", "ask_human"]
+ModelSize = Literal["small", "large"]
 
 LONGEST_BACKOFF = 30.0
 LONGEST_RETRY_AFTER = 60.0
+LONGEST_SIMPLE_QUESTION = 200
+LONGEST_SIMPLE_CONVERSATION = 6
+
+
+def before_agent(state: State, runtime: Runtime[Context]) -> Literal["agent", "ask_budget"]:
+    """To the model, unless the thread has spent what it may."""
+    purse = state.get("purse")
+    limit = accounts.limit_of(purse, runtime.context or Context())
+    return "ask_budget" if purse and standing(purse["thread"], limit) == "spent" else "agent"
 
 
 def after_agent(state: State) -> list[Send] | str:
@@ -54,17 +66,21 @@ def pending_calls(messages: Sequence[BaseMessage]) -> list[ToolCall]:
 
 
 def after_failure(state: State) -> AfterFailure:
-    """Retry, ask a human, or give up, for the recorded `error` and `retry_count`."""
+    """Retry, make the prompt shorter, ask a human, or give up, for the recorded `error` and `retry_count`."""
     failure = state.get("error")
     if failure is None:
         return "retry"
     policy = POLICIES[failure_class(failure)]
-    if policy.reaction in ("give_up", "feed_back"):
-        return "give_up"
     patient = (failure["retry_after"] or 0.0) <= LONGEST_RETRY_AFTER
     if patient and state.get("retry_count", 0) <= policy.retries:
-        return "retry"
-    return "ask_human" if policy.reaction == "retry_then_ask" else "give_up"
+        return "compact" if policy.reaction == "compact" else "retry"
+    return "ask_human" if failure.get("ask") and policy.retries else "give_up"
+
+
+def wants_smaller(state: State) -> bool:
+    """Should a cheaper model take over? It has failed twice in the time that it had."""
+    failure = state.get("error")
+    return bool(failure and failure["attempt"] > 1 and POLICIES[failure_class(failure)].reaction == "retry_smaller")
 
 
 def failure_class(failure: Failure) -> FailureClass:
@@ -87,3 +103,18 @@ def backoff(attempt: int, asked_for: float | None, first: float, dice: float) ->
     """
     ours = min(LONGEST_BACKOFF, first * 2.0 ** (attempt - 1)) * (0.5 + dice / 2)
     return max(ours, min(asked_for or 0.0, LONGEST_RETRY_AFTER))
+
+
+def model_size(messages: Sequence[BaseMessage]) -> ModelSize:
+    """ "small" for a simple question: a human's, in one line of at most 200 characters of plain text, near the
+    beginning of the conversation (6 messages), and so far without any tool.
+
+    Everything else gets the large model: reading tools' results, several wishes in several lines, code, pictures, and
+    whatever refers to a long history. A question that turns out to need a tool goes on with the large one.
+    """
+    last = messages[-1] if messages else None
+    if not isinstance(last, HumanMessage) or not isinstance(last.content, str):
+        return "large"
+    short = len(last.content) <= LONGEST_SIMPLE_QUESTION and "\n" not in last.content.strip()
+    early = len(messages) <= LONGEST_SIMPLE_CONVERSATION
+    return "small" if short and early and not any(isinstance(m, ToolMessage) for m in messages) else "large"

@@ -47,6 +47,7 @@ _ASK = re.compile(
 )
 _ARITHMETIC = re.compile(r"^[\d\s.+\-*/%()^\u00d7\u00f7]*\d\s*[+\-*/%^\u00d7\u00f7][\d\s.+\-*/%()^\u00d7\u00f7]*$")
 _GREETING = re.compile(r"^(?:hi|hello|hey|good (?:morning|afternoon|evening))\b", re.IGNORECASE)
+_MARKED = re.compile(r'<untrusted source="[^"]*">\n(.*)\n</untrusted>', re.DOTALL)
 _TOKEN = re.compile(r"\s*\S+|\s+$")
 
 
@@ -63,7 +64,7 @@ def plan(messages: Sequence[BaseMessage], tools: Collection[str]) -> Reply:
     notice = "" if any(isinstance(message, AIMessage) for message in messages) else NOTICE
     if results := _results_since_the_question(messages):
         return Reply(notice + _report(messages, results))
-    question = next((message.text for message in reversed(messages) if isinstance(message, HumanMessage)), "")
+    question = next((_bare(message) for message in reversed(messages) if isinstance(message, HumanMessage)), "")
     if len(question) > _LONGEST_REQUEST:
         return Reply(f"{notice}That is more than I can read. {_SKILLS}")
     calls = [call for part in _PARTS.split(question.strip()) if (call := _call_for(part)) and call[0] in tools]
@@ -88,12 +89,18 @@ def _report(messages: Sequence[BaseMessage], results: Sequence[ToolMessage]) -> 
 def _sentence(call: Any, result: ToolMessage) -> str:
     name = call["name"] if call else (result.name or "the tool")
     if result.status == "error":
-        return f"{name} did not work out: {result.text}"
+        return f"{name} did not work out: {_bare(result)}"
     if name == "calculator" and call:
-        return f"{call['args'].get('expression')} = {result.text}."
+        return f"{call['args'].get('expression')} = {_bare(result)}."
     if name == "lookup_knowledge":
-        return f"My notes say: {result.text}"
-    return result.text
+        return f"My notes say: {_bare(result)}"
+    return _bare(result)
+
+
+def _bare(message: BaseMessage) -> str:
+    """The text without the delimiters that mark it as somebody else's."""
+    marked = _MARKED.fullmatch(message.text)
+    return marked[1] if marked else str(message.text)
 
 
 def _call_for(part: str) -> tuple[str, dict[str, Any]] | None:

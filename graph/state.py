@@ -6,12 +6,14 @@ Everything here survives LangGraph's strict msgpack: JSON-like values and LangCh
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, NotRequired
+from typing import Annotated, Literal, NotRequired
 
 from langchain_core.messages import AnyMessage, ToolCall
 from langgraph.channels.delta import DeltaChannel
+from pydantic import Field
 from typing_extensions import TypedDict
 
+from graph.costs import Spending
 from graph.messages import merge_messages
 
 # A snapshot writes the whole conversation once and bounds how many writes a read replays. Measured on Postgres,
@@ -27,21 +29,45 @@ Failure = TypedDict(
         "node": str,
         "attempt": int,
         "retry_after": float | None,
+        "next_attempt_at": str | None,
         "turn": str | None,
+        "ask": bool,
     },
 )
 """A failed model call: its class (`errors.FailureClass`), a short technical text, the node, which attempt
-of this turn it was (from 1), the seconds that the other side asked us to wait, and the message that was
-being answered.
+of this turn it was (from 1), the seconds that the other side asked us to wait, when the next attempt is due
+(UTC, ISO; None if there is none), the message that was being answered, and whether a human is asked when nothing helps.
 """
 
 
+class Purse(TypedDict):
+    """What the thread has spent (A12), and may: `budget` in dollars, `limit` as far as a human has raised it.
+
+    `warned`: that 80 % are spent was said.
+    """
+
+    run_id: str | None
+    run: Spending
+    thread: Spending
+    budget: float | None
+    limit: float | None
+    warned: bool
+
+
 class State(TypedDict):
-    """The thread's state. `error` and `retry_count` are about the latest failure, empty while all is well."""
+    """The thread's state. `error` and `retry_count` are about the latest failure, empty while all is well.
+
+    `summary` stands for the messages up to `summarized`, which no longer fit into the prompt (A11); `window` is how
+    many tokens do, once the model's service has refused a longer one.
+    """
 
     messages: Annotated[list[AnyMessage], DeltaChannel(merge_messages, snapshot_frequency=SNAPSHOT_EVERY)]
     error: NotRequired[Failure | None]
     retry_count: NotRequired[int]
+    summary: NotRequired[str]
+    summarized: NotRequired[str | None]
+    window: NotRequired[int | None]
+    purse: NotRequired[Purse | None]
 
 
 class ToolTask(TypedDict):
@@ -52,8 +78,14 @@ class ToolTask(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What a run may set: the model's name, its temperature, the system prompt. None = the default."""
+    """What a run or an assistant may set. None = what the environment says, or the default."""
 
-    model: str | None = None
-    temperature: float | None = None
+    model: Annotated[str | None, Field(description="Name of the model; else OPENAI_MODEL")] = None
+    temperature: Annotated[float | None, Field(ge=0, le=2)] = None
     system_prompt: str | None = None
+    small_model: Annotated[bool, Field(description="Simple questions go to SMALL_MODEL, where there is one")] = True
+    context_tokens: Annotated[int | None, Field(ge=500, description="What does not fit is summarized")] = None
+    budget_usd: Annotated[float | None, Field(gt=0, description="For the thread; BUDGET_USD where that is less")] = None
+    redact_pii: Annotated[bool, Field(description="Also where REDACT_PII is not set")] = False
+    approvals: Annotated[Literal["policy", "always"], Field(description="always: each tool with an effect")] = "policy"
+    ask_when_stuck: Annotated[bool, Field(description="Ask a human before giving up on the model's service")] = False

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
-from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessageChunk, AnyMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -21,18 +22,18 @@ from llmock.testing import LLMockServer
 
 from graph import outbox
 from graph.agent import build
-from graph.models import chat_model
+from graph.models import close
 from graph.nodes import Limits, Nodes
-from graph.state import Context
 
 QUICK = Limits(model=5.0, model_idle=5.0, first_backoff=0.001, quick_retry=0.001)
 
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No key, an empty outbox."""
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_MODEL", "CHAT_MODEL", "OFFLINE_TOKEN_SECONDS"):
-        monkeypatch.delenv(name, raising=False)
+    """No key, nothing set for models, an empty outbox."""
+    for name in os.environ:
+        if name.startswith(("OPENAI_", "MODEL_", "BREAKER_", "CACHE_", "OFFLINE_")) or name.endswith("_MODEL"):
+            monkeypatch.delenv(name)
     monkeypatch.setenv("OUTBOX_PATH", str(tmp_path / "outbox.sqlite3"))
 
 
@@ -65,7 +66,10 @@ class Conversation:
     async def run(self, given: Any, config: RunnableConfig | None = None) -> None:
         self.streamed.clear()
         async for chunk in self.agent.astream(
-            given, config or self.config, stream_mode=["messages", "updates"], context=self.context
+            given,
+            {**(config or self.config), "run_id": uuid4()},
+            stream_mode=["messages", "updates"],
+            context=self.context,
         ):
             self.streamed.append(chunk)
 
@@ -109,21 +113,14 @@ class Conversation:
 @pytest.fixture
 async def talk(saver: BaseCheckpointSaver[Any]) -> AsyncIterator[Callable[..., Conversation]]:
     """Start a conversation: `talk(tools_by_name=..., limits=...)` are the fields of `Nodes`, `store` the graph's."""
-    models: list[Any] = []
-
-    def model(context: Context) -> BaseChatModel:
-        models.append(chat_model(context))
-        return models[-1]
 
     def start(store: BaseStore | None = None, **parts: Any) -> Conversation:
-        nodes = Nodes(**{"limits": QUICK, "model": model, **parts})
+        nodes = Nodes(**{"limits": QUICK, **parts})
         return Conversation(build(nodes).compile(checkpointer=saver, store=store))
 
     yield start
-    for made in models:
-        # The SDK keeps its connections for the process; here they end with the test's event loop.
-        if client := getattr(made, "root_async_client", None):
-            await client.close()
+    # The SDK keeps its connections for the process; here they end with the test's event loop.
+    await close()
 
 
 @pytest.fixture

@@ -126,18 +126,27 @@ def test_the_description_of_a_refused_key_does_not_repeat_the_answer():
     assert describe(error, "auth") == "AuthenticationError (HTTP 401)"
 
 
-def failed(name: str, count: int, after: float | None = None) -> dict:
+def failed(name: str, count: int, after: float | None = None, *, ask: bool = False) -> dict:
     error = {"class": name, "message": "", "node": "agent", "attempt": count, "retry_after": after, "turn": "t"}
-    return {"messages": [], "error": error, "retry_count": count}
+    return {"messages": [], "error": {**error, "next_attempt_at": None, "ask": ask}, "retry_count": count}
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_retries_end_where_the_table_says(name):
+def test_A2_retries_end_where_the_table_says(name):
     policy = POLICIES[name]
     for count in range(1, policy.retries + 1):
-        assert routing.after_failure(failed(name, count)) == "retry"
-    end = "ask_human" if policy.reaction == "retry_then_ask" else "give_up"
-    assert routing.after_failure(failed(name, policy.retries + 1)) == end
+        again = "compact" if name == "context_length" else "retry"
+        assert routing.after_failure(failed(name, count)) == again
+    assert routing.after_failure(failed(name, policy.retries + 1)) == "give_up"
+    end = "ask_human" if policy.retries else "give_up"
+    assert routing.after_failure(failed(name, policy.retries + 1, ask=True)) == end
+
+
+def test_A2_a_second_timeout_is_for_a_cheaper_model():
+    assert not routing.wants_smaller(failed("timeout", 1))
+    assert routing.wants_smaller(failed("timeout", 2))
+    assert not routing.wants_smaller(failed("connection", 2))
+    assert not routing.wants_smaller({"messages": []})
 
 
 def test_an_unknown_class_in_an_old_checkpoint_is_given_up():
@@ -148,9 +157,10 @@ def test_no_failure_on_record_means_go_on():
     assert routing.after_failure({"messages": []}) == "retry"
 
 
-def test_a_retry_after_beyond_patience_is_for_a_human():
+def test_A3_a_retry_after_beyond_patience_is_not_waited_for():
     assert routing.after_failure(failed("rate_limit", 1, after=59.0)) == "retry"
-    assert routing.after_failure(failed("rate_limit", 1, after=61.0)) == "ask_human"
+    assert routing.after_failure(failed("rate_limit", 1, after=61.0)) == "give_up"
+    assert routing.after_failure(failed("rate_limit", 1, after=61.0, ask=True)) == "ask_human"
 
 
 def test_attempts_are_counted_within_one_turn_only():

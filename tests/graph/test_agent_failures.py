@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 
 import pytest
 from langchain_core.tools import tool
@@ -11,7 +12,8 @@ from llmock.scenarios import Reply
 from llmock.scenarios import ToolCall as ScriptedCall
 
 from graph.errors import POLICIES
-from graph.nodes import Limits
+from graph.guards import UNTRUSTED_NOTE, untrusted
+from graph.nodes import Limits, Nodes
 from graph.state import Context
 from graph.tools import RESULT_LIMIT, AgentTool, standard_tools
 
@@ -41,7 +43,8 @@ async def test_the_model_name_comes_from_the_environment_or_the_run(talk, llmock
     first, second = llmock.requests
     assert (first.model, second.model) == ("gpt-4.1-mini", "gpt-4.1")
     assert second.body["temperature"] == 0.5
-    assert second.body["messages"][0] == {"role": "system", "content": "Be brief."}
+    system = second.body["messages"][0]
+    assert (system["role"], system["content"]) == ("system", f"Be brief.\n\n{UNTRUSTED_NOTE}")
 
 
 @pytest.mark.anyio
@@ -56,7 +59,7 @@ async def test_a_real_model_calls_tools_and_reads_their_results(talk, llmock, se
     await thread.decide("approve")
     assert sent() == [("Ada", "42")]
     told = [m["content"] for m in llmock.last_request.body["messages"] if m["role"] == "tool"]
-    assert told == ["42", "Sent to Ada."]
+    assert told == [untrusted("42", "tool:calculator"), untrusted("Sent to Ada.", "tool:send_message")]
     assert (await thread.last_words()) == "It is 42, and Ada knows."
 
 
@@ -90,7 +93,7 @@ async def test_the_same_call_id_in_a_later_turn_is_another_call(talk, sent):
             renumbered = tool_call_chunk(name=call["name"], args=call["args"], id=same_id, index=call["index"])
             return ChatGenerationChunk(message=AIMessageChunk(content="", tool_call_chunks=[renumbered]))
 
-    thread = talk(model=lambda _: CountsFromZero(streaming=True))
+    thread = talk(model=lambda *_, **__: CountsFromZero(streaming=True))
     for recipient in ("Ada", "Bob"):
         await thread.say(f"send hello to {recipient}")
         await thread.decide("approve")
@@ -134,9 +137,10 @@ async def test_a_rate_limit_is_waited_out_in_a_superstep_of_its_own(talk, llmock
 
 
 @pytest.mark.anyio
-async def test_a_long_retry_after_is_put_to_a_human_at_once(talk, llmock):
+async def test_A3_a_long_retry_after_is_put_to_a_human_at_once_if_the_run_asks_for_it(talk, llmock):
     llmock.rate_limit(retry_after=3600)
     thread = talk()
+    thread.context = Context(ask_when_stuck=True)
     await thread.say("hello")
     (question,) = await thread.questions()
     assert question.value["action_requests"][0]["name"] == "try_again"
@@ -144,9 +148,10 @@ async def test_a_long_retry_after_is_put_to_a_human_at_once(talk, llmock):
 
 
 @pytest.mark.anyio
-async def test_spent_retries_are_put_to_a_human_who_may_try_again(talk, llmock):
+async def test_A3_spent_retries_are_put_to_a_human_who_may_try_again(talk, llmock):
     llmock.outage(status=500)
     thread = talk()
+    thread.context = Context(ask_when_stuck=True)
     await thread.say("hello")
     retries = POLICIES["service_unavailable"].retries
     # Each superstep makes two attempts: this class is worth a quick retry.
@@ -165,9 +170,24 @@ async def test_spent_retries_are_put_to_a_human_who_may_try_again(talk, llmock):
 
 
 @pytest.mark.anyio
+async def test_A1_spent_retries_are_answered_in_plain_words_and_the_thread_stays_usable(talk, llmock):
+    llmock.outage(status=500)
+    thread = talk()
+    await thread.say("hello")
+    assert await thread.questions() == []
+    assert (await thread.last_words()).startswith("I could not answer: the model's service is not available")
+    assert (await thread.state())["error"]["class"] == "service_unavailable"
+    llmock.reset().reply("hello again")
+    await thread.say("hello?")
+    assert (await thread.last_words()) == "hello again"
+    assert (await thread.state())["error"] is None
+
+
+@pytest.mark.anyio
 async def test_a_human_may_leave_it_and_the_thread_stays_usable(talk, llmock):
     llmock.outage(status=500)
     thread = talk()
+    thread.context = Context(ask_when_stuck=True)
     await thread.say("hello")
     await thread.decide("edit", edited_action={"name": "try_again", "args": {}})
     await thread.decide("reject")
@@ -186,7 +206,6 @@ async def test_a_human_may_leave_it_and_the_thread_stays_usable(talk, llmock):
         (401, None, "auth"),
         (403, None, "auth"),
         (429, "insufficient_quota", "auth"),
-        (400, "context_length_exceeded", "context_length"),
         (404, None, "system"),
         (422, None, "system"),
     ],
@@ -201,6 +220,71 @@ async def test_what_no_waiting_mends_is_given_up_after_one_attempt(talk, llmock,
     assert state["error"]["class"] == failure_class
     assert POLICIES[failure_class].words in state["messages"][-1].text
     assert await thread.questions() == []
+
+
+@pytest.mark.anyio
+async def test_A3_a_wait_that_was_cut_off_goes_on_until_the_same_moment(talk, llmock):
+    llmock.rate_limit(retry_after=1).reply("now")
+    thread = talk()
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(thread.say("hello"))
+
+        async def cut_off():
+            async for update in _updates_of(thread):
+                if update.get("error"):
+                    running.cancel()
+                    return
+
+        group.create_task(cut_off())
+    before = (await thread.state())["error"]
+    await thread.run(None)
+    assert (await thread.last_words()) == "now"
+    assert datetime.now(UTC) >= datetime.fromisoformat(before["next_attempt_at"])
+    failures = [
+        s.values["error"] async for s in thread.agent.aget_state_history(thread.config) if s.values.get("error")
+    ]
+    assert {failure["next_attempt_at"] for failure in failures} == {before["next_attempt_at"]}
+    assert len(llmock.requests) == 2
+
+
+async def _updates_of(thread):
+    while True:
+        yield await thread.state()
+        await asyncio.sleep(0)
+
+
+@pytest.mark.anyio
+async def test_A3_only_what_is_left_of_a_wait_is_waited_for():
+    due = {"class": "rate_limit", "attempt": 1, "retry_after": 30.0, "next_attempt_at": datetime.now(UTC).isoformat()}
+    async with asyncio.timeout(5):
+        assert await Nodes().error_handler({"messages": [], "error": due, "retry_count": 1}) == {}
+
+
+@pytest.mark.anyio
+async def test_A11_a_prompt_that_is_too_long_is_made_shorter_in_the_same_run(talk, llmock):
+    thread = talk()
+    for number in range(6):
+        llmock.reply(f"answer {number} " + "words " * 300)
+        await thread.say(f"question {number} " + "and more " * 200)
+    llmock.fail(400, code="context_length_exceeded", times=1).reply("a summary").reply("at last")
+    await thread.say("and now?")
+    assert (await thread.last_words()) == "at last"
+    assert "compact" in thread.nodes_run()
+    state = await thread.state()
+    assert (state["error"], state["summary"]) == (None, "a summary")
+    sent = llmock.last_request.body["messages"]
+    assert "a summary" in sent[1]["content"]
+    assert len(sent) < len(state["messages"])
+    assert len(state["messages"]) == 14, "the thread keeps what the prompt leaves out"
+
+
+@pytest.mark.anyio
+async def test_A11_a_conversation_that_stays_too_long_is_given_up_in_words(talk, llmock):
+    llmock.fail(400, code="context_length_exceeded", times=None)
+    thread = talk()
+    await thread.say("hello")
+    assert len(llmock.requests) == POLICIES["context_length"].retries + 1
+    assert POLICIES["context_length"].words in (await thread.last_words())
 
 
 @pytest.mark.anyio

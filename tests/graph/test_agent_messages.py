@@ -159,7 +159,7 @@ async def test_a_message_that_cannot_be_read_is_refused_in_words_and_the_thread_
     await thread.say("hello")
     before = await thread.messages()
     await thread.run({"messages": bad})
-    assert (await thread.last_words()).startswith("I could not answer: the request cannot be carried out")
+    assert (await thread.last_words()).startswith("I could not answer: the last message cannot be read")
     state = await thread.state()
     assert "cannot be read" in state["error"]["message"]
     assert state["messages"][: len(before)] == before

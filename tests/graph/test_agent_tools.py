@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import contextlib
+import inspect
 import math
 import multiprocessing
+import sys
 import time
 
+import httpx
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolCall
+from langchain_core.tools import tool
+from langgraph.errors import GraphInterrupt
+from langgraph.store.memory import InMemoryStore
 
 from graph import knowledge, outbox, standin
 from graph.calculator import CalculationError, calculate
 from graph.errors import BusinessRuleError
-from graph.models import chat_model
-from graph.state import Context
-from graph.tools import BadArgumentsError, standard_tools
+from graph.tools import AgentTool, BadArgumentsError, Retry, execute, standard_tools
 
 numbers = st.integers(0, 10**6).map(str) | st.floats(0, 1e6, allow_nan=False).map(repr)
 expressions = st.recursive(
@@ -82,8 +87,14 @@ HOSTILE = [
     "",
     "1" * 501,
     "9" * 400 + "**9",
-    "1+(" * 100 + "1" + ")" * 100,
-    "-" * 400 + "1",
+    "(" * 240 + "1" + ")" * 240,
+    "1 and 2",
+    "1 < 2",
+    "~1",
+    "f'{1}'",
+    "[1][0]",
+    "(x := 1)",
+    "0.1j + 1",
     "1\x00",
     "1 +",
     "\ud800",
@@ -162,7 +173,15 @@ async def test_a_look_up_without_result_says_what_there_is():
         ("calculator", {"expression": "1", "extra": 1}),
         ("calculator", "1 + 1"),
         ("lookup_knowledge", {"query": ""}),
+        ("lookup_knowledge", {"query": "x", "store": None}),
         ("send_message", {"recipient": "Ada", "body": "x", "idempotency_key": "mine"}),
+        ("fetch_page", {"url": "http://" + "a" * 2_000}),
+        ("refund", {"order": "A1", "amount": 0}),
+        ("refund", {"order": "A1", "amount": -5.0}),
+        ("refund", {"order": "A1", "amount": "5"}),
+        ("refund", {"order": "A1", "amount": True}),
+        ("refund", {"order": "A1", "amount": float("nan")}),
+        ("refund", {"order": "A1", "amount": float("inf")}),
     ],
 )
 def test_arguments_must_fit_the_schema_exactly(name, args):
@@ -170,9 +189,121 @@ def test_arguments_must_fit_the_schema_exactly(name, args):
         standard_tools()[name].check(args)
 
 
-def test_the_model_does_not_see_the_idempotency_key():
-    schema = standard_tools()["send_message"].spec.tool_call_schema.model_json_schema()
-    assert list(schema["properties"]) == ["recipient", "body"]
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [("send_message", ["recipient", "body"]), ("refund", ["order", "amount"]), ("lookup_knowledge", ["query"])],
+)
+def test_A13_the_model_does_not_see_what_is_injected(name, fields):
+    schema = standard_tools()[name].spec.tool_call_schema.model_json_schema()
+    assert list(schema["properties"]) == fields
+
+
+@pytest.mark.parametrize("expression", ["-" * 200 + "1", "1+(" * 100 + "1" + ")" * 100, "1" + "+1" * 249])
+def test_A13_the_calculator_goes_as_deep_as_its_limit(expression):
+    assert calculate(expression) == eval(expression)
+
+
+def _from_deep_below(depth, expression):
+    return _from_deep_below(depth - 1, expression) if depth else calculate(expression)
+
+
+def test_A13_the_calculator_says_where_there_is_no_room_for_so_much_nesting():
+    room = sys.getrecursionlimit() - len(inspect.stack())
+    with pytest.raises(CalculationError, match="nested too deeply"):
+        _from_deep_below(room - 300, "-" * 490 + "1")
+
+
+def calling(name, **args):
+    return ToolCall(type="tool_call", name=name, args=args, id="call-1")
+
+
+def flaky(failures, **how):
+    """A tool that raises these, then answers with the number of its runs."""
+    ran = []
+
+    @tool
+    async def look() -> str:
+        """Look."""
+        ran.append(1)
+        if failures:
+            raise failures.pop(0)
+        return str(len(ran))
+
+    return AgentTool(look, **how), ran
+
+
+def too_busy(**headers):
+    request = httpx.Request("GET", "http://x")
+    return httpx.HTTPStatusError("busy", request=request, response=httpx.Response(429, headers=headers))
+
+
+QUICK = Retry(pause=0.001)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "failure", [ConnectionError(), TimeoutError(), httpx.ReadTimeout("slow"), too_busy(), too_busy(retry_after="0")]
+)
+async def test_A13_what_passes_is_tried_again_within_the_task(failure):
+    look, ran = flaky([failure, failure], retry=QUICK)
+    assert await execute(look, calling("look"), None) == "3"
+    assert len(ran) == 3
+
+
+@pytest.mark.anyio
+async def test_A13_attempts_are_bounded_and_the_last_failure_is_told():
+    look, ran = flaky([ConnectionError(n) for n in range(9)], retry=QUICK)
+    with pytest.raises(ConnectionError, match="2"):
+        await execute(look, calling("look"), None)
+    assert len(ran) == 3
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("failure", "how"),
+    [
+        (ValueError("no"), {"retry": QUICK}),
+        (BusinessRuleError("no"), {"retry": QUICK}),
+        (GraphInterrupt(), {"retry": QUICK}),
+        (too_busy(**{"retry-after": "60"}), {"retry": QUICK}),
+        (TimeoutError(), {"retry": Retry(on=frozenset({"connection"}), pause=0.001)}),
+        (ConnectionError(), {}),
+    ],
+    ids=["refused", "by a rule", "an interrupt", "too busy for long", "not in its list", "no retry"],
+)
+async def test_A13_what_does_not_pass_is_not_tried_again(failure, how):
+    look, ran = flaky([failure], **how)
+    with pytest.raises(type(failure)):
+        await execute(look, calling("look"), None)
+    assert len(ran) == 1
+
+
+@pytest.mark.anyio
+async def test_A13_each_attempt_has_the_tools_whole_time():
+    ran = []
+
+    @tool
+    async def look() -> str:
+        """Hang, the first time."""
+        ran.append(1)
+        if len(ran) == 1:
+            await asyncio.Event().wait()
+        return "seen"
+
+    assert await execute(AgentTool(look, timeout=0.05, retry=QUICK), calling("look"), None) == "seen"
+
+
+def test_A13_a_tool_with_an_effect_cannot_be_given_retries():
+    with pytest.raises(TypeError, match="has an effect"):
+        AgentTool(standard_tools()["send_message"].spec, if_unknown="run_again", retry=Retry())
+
+
+@pytest.mark.anyio
+async def test_A13_a_failed_effect_is_not_tried_again():
+    look, ran = flaky([ConnectionError()], if_unknown="tell")
+    with pytest.raises(ConnectionError):
+        await execute(look, calling("look"), None, store=InMemoryStore())
+    assert len(ran) == 1
 
 
 TOOLS = ("calculator", "lookup_knowledge", "send_message")
@@ -233,17 +364,4 @@ async def test_the_stand_in_streams_tokens_calls_and_usage(talk):
 
 
 def test_the_stand_in_also_answers_without_an_event_loop():
-    assert chat_model(Context()).invoke("hello").text.startswith(standin.NOTICE)
-
-
-def test_a_key_selects_the_real_model(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", "k")
-    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
-    model = chat_model(Context(model="mine"))
-    assert (type(model).__name__, model.model_name, model.max_retries) == ("ChatOpenAI", "mine", 0)
-
-
-def test_another_provider_is_selected_by_name(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", "k")
-    monkeypatch.setenv("CHAT_MODEL", "openai:gpt-4.1-nano")
-    assert chat_model(Context()).model_name == "gpt-4.1-nano"
+    assert standin.OfflineStandIn().invoke("hello").text.startswith(standin.NOTICE)

@@ -306,7 +306,7 @@ async def test_a_human_is_asked_with_the_evidence_and_each_answer_has_its_outcom
 
 async def test_an_answer_is_for_the_attempts_that_were_known_when_it_was_asked(store: BaseStore, talk: Any) -> None:
     world = Payments(then=["cut", "cut", "cut"])
-    thread = talk(store=store, tools_by_name=world.tools(needs_approval=True))
+    thread = talk(store=store, tools_by_name=world.tools(approval="always"))
     await thread.say("send hello to Ada")
     await died(thread.decide("approve"))
     for attempt in (1, 2, 3):
@@ -358,7 +358,7 @@ async def test_by_policy_the_model_is_told_instead(store: BaseStore, talk: Any) 
 
 async def test_a_fork_gets_the_recorded_result(store: BaseStore, talk: Any) -> None:
     world = Payments()
-    thread = talk(store=store, tools_by_name=world.tools(needs_approval=True))
+    thread = talk(store=store, tools_by_name=world.tools(approval="always"))
     await thread.say("send hello to Ada")
     asked = await thread.agent.aget_state(thread.config)
     await thread.decide("approve")
@@ -378,7 +378,7 @@ async def test_what_only_looks_and_computes_costs_no_store(talk: Any) -> None:
         raise AssertionError(op)
 
     thread = talk(store=Wrapped(InMemoryStore(), forbidden))
-    await thread.say("what is 6*7 and then look up threads")
+    await thread.say("what is 6*7")
     assert {result.status for result in await thread.results()} == {"success"}
     await thread.say("send hello to Ada")
     await thread.decide("approve")

@@ -73,8 +73,8 @@ class Server(Elsewhere):
             self._command += ["--data-dir", str(data_dir)]
         # Beside the tests lies a directory named `server`, which no project should find.
         path = [str(tree / "server"), *([str(ROOT)] if planted else [])]
-        self._environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), **environment}
-        self._environment.pop("OPENAI_API_KEY", None)
+        around = {name: value for name, value in os.environ.items() if name != "OPENAI_API_KEY"}
+        self._environment = {**around, "PYTHONPATH": os.pathsep.join(path), **environment}
         if not database_url:
             # A data directory asks for the embedded Postgres, whatever this machine offers.
             self._environment.pop("DATABASE_URL", None)

@@ -58,5 +58,5 @@ class MortalNodes(Nodes):
 
 
 agent = build(
-    MortalNodes({**standard_tools(), "send_message": AgentTool(send_message, needs_approval=True, if_unknown="ask")})
+    MortalNodes({**standard_tools(), "send_message": AgentTool(send_message, approval="always", if_unknown="ask")})
 )
