@@ -15,7 +15,6 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolCall, ToolMessage
 from langgraph.config import get_config
 from langgraph.errors import GraphBubbleUp, NodeError
-from langgraph.graph import END
 from langgraph.runtime import Runtime
 from langgraph.types import Command
 
@@ -30,9 +29,9 @@ from graph.state import Context, Failure, State
 from graph.tools import BadArgumentsError, Toolbox, execute, standard_tools
 
 SYSTEM_PROMPT = (
-    "You are a helpful assistant. Use the tools for arithmetic, for questions about Holdfast and LangGraph, "
-    "and to send messages. A message is only sent once a human has approved it. Say plainly when something "
-    "did not work."
+    "You are a helpful assistant. Use the tools for arithmetic, for questions about Holdfast and LangGraph, for pages "
+    "of the web, and to send messages and refunds. A human approves what has an effect, where it is asked for. Say "
+    "plainly when something did not work."
 )
 _EDITED = "A human changed this call before it ran, to {name} with {args}. Its result: "
 
@@ -182,7 +181,7 @@ class Nodes:
             return Command(update={"error": None, "retry_count": 0}, goto="agent")
         return Command(goto="give_up")
 
-    async def ask_budget(self, state: State, runtime: Runtime[Context]) -> Command[str]:
+    async def ask_budget(self, state: State, runtime: Runtime[Context]) -> Command[Literal["agent", "__end__"]]:
         """The budget is spent: approve = once more as much, edit = up to `limit_usd`, reject = stop here."""
         purse, context = state.get("purse"), runtime.context or Context()
         limit, step = accounts.limit_of(purse, context), accounts.budget(context)
@@ -194,7 +193,7 @@ class Nodes:
         decision = ask("raise_budget", args, text, ("approve", "edit", "reject"), accounts.check_raise(spent))
         if decision.choice == "reject":
             stopped = AIMessage("I stop here: this conversation's budget is spent. A human can raise it.")
-            return Command(update={"messages": [stopped]}, goto=END)
+            return Command(update={"messages": [stopped]}, goto="__end__")
         raised = (decision.args or args)["limit_usd"]
         return Command(update={"purse": {**purse, "budget": step, "limit": raised}}, goto="agent")
 

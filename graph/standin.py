@@ -32,7 +32,8 @@ NOTICE = (
     "OPENAI_MODEL) to talk to a real one. "
 )
 _SKILLS = (
-    'I can do arithmetic ("what is 6 * 7"), look things up ("look up threads") and send messages ("send hello to Ada").'
+    'I can do arithmetic ("what is 6 * 7"), look things up ("look up threads"), fetch pages ("fetch '
+    'https://example.com"), send messages ("send hello to Ada") and pay back ("refund 20 for order A7").'
 )
 
 # The patterns below backtrack; on a short text that costs nothing.
@@ -40,6 +41,8 @@ _LONGEST_REQUEST = 2_000
 _PARTS = re.compile(r"\s*(?:;|,?\s+and\s+then\s+)\s*", re.IGNORECASE)
 _POLITE = re.compile(r"^(?:please|can you|could you|now|then)\s+", re.IGNORECASE)
 _SEND = re.compile(r"^send\s+(?P<body>.+)\s+to\s+(?P<recipient>.+?)[.!]?$", re.IGNORECASE | re.DOTALL)
+_FETCH = re.compile(r"^(?:fetch|read)\s+(?P<url>https?://\S+)$", re.IGNORECASE)
+_REFUND = re.compile(r"^refund\s+(?P<amount>\d{1,9}(?:\.\d{1,2})?)\s+for\s+order\s+(?P<order>\S+)$", re.IGNORECASE)
 _ASK = re.compile(
     r"^(?:calculate|compute|work out|how much is|what is|what's|what are|look up|lookup|explain"
     r"|tell me about)\s+(?P<topic>.+?)[?.!]*$",
@@ -107,6 +110,10 @@ def _call_for(part: str) -> tuple[str, dict[str, Any]] | None:
     request = _POLITE.sub("", part.strip())
     if sending := _SEND.match(request):
         return "send_message", {"recipient": sending["recipient"].strip(), "body": sending["body"].strip()}
+    if fetching := _FETCH.match(request):
+        return "fetch_page", {"url": fetching["url"]}
+    if refunding := _REFUND.match(request):
+        return "refund", {"order": refunding["order"], "amount": float(refunding["amount"])}
     asking = _ASK.match(request)
     topic = asking["topic"].strip() if asking else request.rstrip("?=. ")
     if _ARITHMETIC.match(topic):
