@@ -93,7 +93,7 @@ async def info() -> Response:
     summary="The queue, what threads take up, and what this process answered",
     **docs(
         answers={**json_of(schema_of(Figures)), "text/plain": {"schema": {"type": "string"}}},
-        means="In the text format of Prometheus, or as JSON.",
+        means="In the text format of Prometheus, with what the project's code counts there; or as JSON.",
         refuses=(422, 503),
         asks=False,
     ),
@@ -113,7 +113,8 @@ async def metrics(
         gauge.set(float("nan") if value is None else value)
     if storage is not None:
         _add_storage(registry, storage)
-    text = generate_latest(registry) + generate_latest(with_.traffic.registry)
+    # The default registry is the process's own, and where the project's code counts.
+    text = generate_latest(registry) + generate_latest(with_.traffic.registry) + generate_latest()
     return Response(text, headers={"content-type": CONTENT_TYPE_LATEST})
 
 
