@@ -21,9 +21,9 @@ from langgraph.types import Command
 from graph import accounts, guards, routing, window
 from graph.approvals import CALL_CHOICES, Grant, UnusableAnswerError, ask
 from graph.asking import Asking
-from graph.errors import POLICIES, AnswerCutShortError, BusinessRuleError, classify, describe, http_status, retry_after
+from graph.errors import POLICIES, BusinessRuleError, classify, describe, http_status, retry_after
 from graph.ledger import DOUBT, LedgerError, UnknownEffectError
-from graph.messages import after, prompt, read_leniently, unreadable, with_own_call_ids
+from graph.messages import after, merge_messages, prompt, read_leniently, unreadable, with_own_call_ids
 from graph.models import ModelFactory, chat_model
 from graph.state import Context, Failure, State
 from graph.tools import BadArgumentsError, Toolbox, execute, standard_tools
@@ -73,35 +73,29 @@ class Nodes:
     async def agent(self, state: State, runtime: Runtime[Context]) -> Update:
         """Ask the model, with the tools on offer. Tokens reach the message stream through callbacks."""
         asking = Asking.of(state, runtime)
-        update = self._checked(state["messages"])
-        update |= await self._fitted({**state, **update}, asking)
-        sent = self._prompt({**state, **update}, asking)
-        small = asking.context.small_model and (
-            routing.wants_smaller(state) or routing.model_size(state["messages"]) == "small"
-        )
-        offered = self._model(asking.sized("small" if small else "large")).bind_tools(
-            [agent_tool.spec for agent_tool in self.tools_by_name.values()]
-        )
-        answer = await offered.ainvoke(sent)
-        if _is_cut_short(answer):
-            raise AnswerCutShortError("the answer ended without a finish reason")
+        flagged = self._checked(state["messages"])
+        known: Any = {**state, "messages": merge_messages(state["messages"], flagged)}
+        update = await self._fitted(known, asking)
+        sent = self._prompt({**known, **update}, asking)
+        offered = [agent_tool.spec for agent_tool in self.tools_by_name.values()]
+        answer = await self._model(asking.sized(_size(state, asking))).bind_tools(offered).ainvoke(sent)
         answer = read_leniently(answer, [name for name, tool in self.tools_by_name.items() if tool.if_unknown is None])
-        update["messages"] = [*update.get("messages", ()), with_own_call_ids(answer, state["messages"])]
+        update["messages"] = [*flagged, with_own_call_ids(answer, state["messages"])]
         update["purse"] = await accounts.charged(state.get("purse"), answer, asking, runtime)
         if state.get("error") or state.get("retry_count"):
             update |= {"error": None, "retry_count": 0}
         return update
 
-    def _checked(self, messages: Sequence[BaseMessage]) -> Update:
-        """What the user said last, flagged if it looks like an attack. Raises BusinessRuleError if it is no message."""
+    def _checked(self, messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+        """The last message, flagged, if a user attacks with it. Raises BusinessRuleError if it is no message."""
         last = messages[-1] if messages else None
         if not isinstance(last, HumanMessage):
-            return {}
+            return []
         if problem := unreadable(last):
             raise BusinessRuleError(f"the last message cannot be read: {problem}")
         guards.check_input(last)
         flagged = guards.flagged(last)
-        return {} if flagged is last else {"messages": [flagged]}
+        return [] if flagged is last else [flagged]
 
     async def _fitted(self, state: Any, asking: Asking) -> Update:
         """The summary, where more of the conversation does not fit than it covers."""
@@ -288,10 +282,9 @@ def _tool_message(call: ToolCall, text: str, status: Literal["success", "error"]
     return ToolMessage(text, tool_call_id=call["id"] or "", name=call["name"], status=status, id=f"result-{call['id']}")
 
 
-def _is_cut_short(answer: AIMessage) -> bool:
-    # The OpenAI SDK takes a stream that just ends for a whole answer. Other providers name their reason otherwise.
-    told = answer.response_metadata
-    return told.get("model_provider") == "openai" and "finish_reason" not in told
+def _size(state: State, asking: Asking) -> routing.ModelSize:
+    small = routing.wants_smaller(state) or routing.model_size(state["messages"]) == "small"
+    return "small" if small and asking.context.small_model else "large"
 
 
 def _turn(messages: list[Any]) -> str | None:
