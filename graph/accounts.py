@@ -71,7 +71,7 @@ async def charged(purse: Purse | None, answer: AIMessage, asking: Asking, runtim
         news = {
             "kind": "budget",
             "spending": after["thread"],
-            "limit": after["limit"],
+            "limit": limit,
             **asdict(asking.place),
             "run": run_id,
         }
@@ -92,7 +92,8 @@ def check_raise(spent: float) -> Callable[[str, dict[str, Any]], None]:
 
     def check(_name: str, args: dict[str, Any]) -> None:
         limit = args.get("limit_usd")
-        if isinstance(limit, bool) or not isinstance(limit, int | float) or limit <= spent:
+        # Said the other way round, NaN would pass.
+        if isinstance(limit, bool) or not (isinstance(limit, int | float) and limit > spent):
             raise UnusableAnswerError(f"`limit_usd` must be a number above the {spent:.4f} that are spent")
 
     return check

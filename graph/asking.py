@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Self
 
 from langgraph.config import get_config
 from langgraph.runtime import Runtime
@@ -12,7 +12,7 @@ from langgraph.store.base import BaseStore
 
 from graph.costs import Place
 from graph.guards import Redaction
-from graph.state import Context, State
+from graph.state import Context, ModelSize, State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,7 @@ class Asking:
     place: Place
     store: BaseStore | None = None
     redaction: Redaction | None = None
-    size: Literal["small", "large"] = "large"
+    size: ModelSize = "large"
 
     @classmethod
     def of(cls, state: State, runtime: Runtime[Context]) -> Self:
@@ -43,6 +43,6 @@ class Asking:
             redaction=Redaction.of(state["messages"]) if hides else None,
         )
 
-    def sized(self, size: Literal["small", "large"]) -> Self:
+    def sized(self, size: ModelSize) -> Self:
         """The same for a model of this size."""
         return replace(self, size=size)

@@ -35,6 +35,7 @@ from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.outputs.chat_generation import merge_chat_generation_chunks
 from langgraph.store.base import NOT_PROVIDED, BaseStore
 
+from graph.ledger import label
 from graph.metrics import CACHE_LOOKUPS
 
 PATIENCE = 1.0
@@ -165,8 +166,8 @@ class SemanticCache:
 
 
 def _namespace(question: Question) -> tuple[str, ...]:
-    # A store's labels have no dots. That is for people to find a tenant's answers; `scope` keeps tenants apart.
-    return ("cache", question.tenant.replace(".", "_") or "-", question.scope)
+    # The tenant is for people to find its answers; `scope` keeps tenants apart.
+    return ("cache", label(question.tenant), question.scope)
 
 
 async def remembered(

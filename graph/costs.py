@@ -30,6 +30,7 @@ from langgraph.store.base import BaseStore
 from pydantic import NonNegativeFloat, TypeAdapter
 from typing_extensions import TypedDict
 
+from graph.ledger import label
 from graph.standin import NAME as STAND_IN
 
 ROOT = "costs"
@@ -137,16 +138,16 @@ async def record(store: BaseStore, place: Place, run: str, spending: Spending, n
     now = now or datetime.now(UTC)
     month, earlier = month_of(now), month_of(now - _LONGEST_RUN)
     # A run that goes on past the end of a month stays in the month in which it began, and is counted once.
-    if month != earlier and await store.aget((ROOT, earlier, _label(place.user)), run):
+    if month != earlier and await store.aget((ROOT, earlier, label(place.user)), run):
         month = earlier
     value = {"spending": dict(spending), "run": run, **asdict(place)}
-    await store.aput((ROOT, month, _label(place.user)), run, value, index=False)
+    await store.aput((ROOT, month, label(place.user)), run, value, index=False)
 
 
 async def total(store: BaseStore, where: Where, month: str | None = None) -> Spending:
     """The sum over the runs `where` all of this applies; `month` as `month_of` writes it, None = ever."""
     conditions: dict[str, Any] = {str(name): value for name, value in where.items()}
-    user = (_label(where["user"]),) if "user" in where else ()
+    user = (label(where["user"]),) if "user" in where else ()
     prefix = (ROOT, month, *user) if month else (ROOT,)
     runs: dict[str, Spending] = {}
     for offset in itertools.count(step=_PAGE):
@@ -178,8 +179,3 @@ async def tell(url: str, body: dict[str, Any]) -> None:
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         # Not the text of the error: a webhook's address is a credential.
         _logger.warning("the webhook could not be told about %s (%s)", body.get("kind"), type(error).__name__)
-
-
-def _label(text: str) -> str:
-    """`text` as a label of a namespace, in which dots are not allowed."""
-    return text.replace("%", "%25").replace(".", "%2E") or "%"

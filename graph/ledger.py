@@ -113,7 +113,7 @@ class _Ledger:
 
     @property
     def _namespace(self) -> tuple[str, str, str]:
-        return (ROOT, _label(self.effect.owner), _label(self.effect.call["id"] or ""))
+        return (ROOT, label(self.effect.owner), label(self.effect.call["id"] or ""))
 
     def line(self, answers: int) -> _Line:
         call, arguments = self.effect.call, fingerprint(self.effect.call["args"])
@@ -311,6 +311,6 @@ def _named(error: Exception) -> str:
     return type(error).__name__
 
 
-def _label(text: str) -> str:
+def label(text: str) -> str:
     """`text` as a label of a namespace, in which dots are not allowed."""
     return text.replace("%", "%25").replace(".", "%2E") or "%"

@@ -63,9 +63,8 @@ from graph.errors import POLICIES, AnswerCutShortError, classify, describe
 from graph.guards import Redaction, Restorer
 from graph.metrics import MODEL_TOKENS
 from graph.patience import Patience
-from graph.routing import ModelSize
 from graph.standin import NAME
-from graph.state import Context
+from graph.state import Context, ModelSize
 from graph.switchboard import OFFLINE, OPENAI, BreakerOpenError, Endpoint, Pool, Settings, Switchboard, close
 
 __all__ = ["Model", "ModelFactory", "chat_model", "close"]

@@ -25,7 +25,7 @@ from graph.errors import POLICIES, BusinessRuleError, classify, describe, http_s
 from graph.ledger import DOUBT, LedgerError, UnknownEffectError
 from graph.messages import after, merge_messages, prompt, read_leniently, unreadable, with_own_call_ids
 from graph.models import ModelFactory, chat_model
-from graph.state import Context, Failure, State
+from graph.state import Context, Failure, ModelSize, State
 from graph.tools import BadArgumentsError, Toolbox, execute, standard_tools
 
 SYSTEM_PROMPT = (
@@ -282,7 +282,7 @@ def _tool_message(call: ToolCall, text: str, status: Literal["success", "error"]
     return ToolMessage(text, tool_call_id=call["id"] or "", name=call["name"], status=status, id=f"result-{call['id']}")
 
 
-def _size(state: State, asking: Asking) -> routing.ModelSize:
+def _size(state: State, asking: Asking) -> ModelSize:
     small = routing.wants_smaller(state) or routing.model_size(state["messages"]) == "small"
     return "small" if small and asking.context.small_model else "large"
 

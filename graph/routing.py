@@ -27,10 +27,9 @@ from langgraph.types import Send
 from graph import accounts
 from graph.costs import standing
 from graph.errors import POLICIES, FailureClass
-from graph.state import Context, Failure, State, ToolTask
+from graph.state import Context, Failure, ModelSize, State, ToolTask
 
 AfterFailure = Literal["retry", "compact", "give_up", "ask_human"]
-ModelSize = Literal["small", "large"]
 
 LONGEST_BACKOFF = 30.0
 LONGEST_RETRY_AFTER = 60.0

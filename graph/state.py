@@ -5,12 +5,12 @@ Everything here survives LangGraph's strict msgpack: JSON-like values and LangCh
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Literal, NotRequired
 
 from langchain_core.messages import AnyMessage, ToolCall
 from langgraph.channels.delta import DeltaChannel
-from pydantic import Field
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 from typing_extensions import TypedDict
 
 from graph.costs import Spending
@@ -76,16 +76,24 @@ class ToolTask(TypedDict):
     call: ToolCall
 
 
-@dataclass(frozen=True, kw_only=True)
+ModelSize = Literal["small", "large"]
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Context:
-    """What a run or an assistant may set. None = what the environment says, or the default."""
+    """What a run or an assistant may set. None = what the environment says, or the default.
+
+    Checked when a run begins: a value that does not fit ends it with an error that says which.
+    """
 
     model: Annotated[str | None, Field(description="Name of the model; else OPENAI_MODEL")] = None
     temperature: Annotated[float | None, Field(ge=0, le=2)] = None
     system_prompt: str | None = None
     small_model: Annotated[bool, Field(description="Simple questions go to SMALL_MODEL, where there is one")] = True
     context_tokens: Annotated[int | None, Field(ge=500, description="What does not fit is summarized")] = None
-    budget_usd: Annotated[float | None, Field(gt=0, description="For the thread; BUDGET_USD where that is less")] = None
+    budget_usd: Annotated[
+        float | None, Field(gt=0, allow_inf_nan=False, description="For the thread; BUDGET_USD where that is less")
+    ] = None
     redact_pii: Annotated[bool, Field(description="Also where REDACT_PII is not set")] = False
     approvals: Annotated[Literal["policy", "always"], Field(description="always: each tool with an effect")] = "policy"
     ask_when_stuck: Annotated[bool, Field(description="Ask a human before giving up on the model's service")] = False

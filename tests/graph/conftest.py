@@ -68,7 +68,7 @@ class Conversation:
         async for chunk in self.agent.astream(
             given,
             {**(config or self.config), "run_id": uuid4()},
-            stream_mode=["messages", "updates"],
+            stream_mode=["messages", "updates", "custom"],
             context=self.context,
         ):
             self.streamed.append(chunk)

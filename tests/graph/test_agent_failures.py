@@ -169,18 +169,23 @@ async def test_A3_spent_retries_are_put_to_a_human_who_may_try_again(talk, llmoc
     assert (state["error"], state["retry_count"]) == (None, 0)
 
 
-@pytest.mark.anyio
-async def test_A1_spent_retries_are_answered_in_plain_words_and_the_thread_stays_usable(talk, llmock):
-    llmock.outage(status=500)
-    thread = talk()
-    await thread.say("hello")
-    assert await thread.questions() == []
+async def given_up_and_usable(thread, llmock) -> None:
+    """The failure was said in words and is recorded; the next turn is answered."""
     assert (await thread.last_words()).startswith("I could not answer: the model's service is not available")
     assert (await thread.state())["error"]["class"] == "service_unavailable"
     llmock.reset().reply("hello again")
     await thread.say("hello?")
     assert (await thread.last_words()) == "hello again"
     assert (await thread.state())["error"] is None
+
+
+@pytest.mark.anyio
+async def test_A1_spent_retries_are_answered_in_plain_words_and_the_thread_stays_usable(talk, llmock):
+    llmock.outage(status=500)
+    thread = talk()
+    await thread.say("hello")
+    assert await thread.questions() == []
+    await given_up_and_usable(thread, llmock)
 
 
 @pytest.mark.anyio
@@ -191,12 +196,7 @@ async def test_a_human_may_leave_it_and_the_thread_stays_usable(talk, llmock):
     await thread.say("hello")
     await thread.decide("edit", edited_action={"name": "try_again", "args": {}})
     await thread.decide("reject")
-    assert (await thread.last_words()).startswith("I could not answer: the model's service is not available")
-    assert (await thread.state())["error"]["class"] == "service_unavailable"
-    llmock.reset().reply("hello again")
-    await thread.say("hello?")
-    assert (await thread.last_words()) == "hello again"
-    assert (await thread.state())["error"] is None
+    await given_up_and_usable(thread, llmock)
 
 
 @pytest.mark.anyio

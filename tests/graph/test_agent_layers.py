@@ -65,23 +65,33 @@ async def test_A12_what_a_conversation_costs_is_in_its_state_and_in_the_books(ta
 
 @pytest.mark.usefixtures("a_dollar_a_token")
 async def test_A12_at_80_per_cent_the_run_and_the_operator_are_told_once(talk, llmock, webhook):
-    thread = talk()
-    thread.context = Context(budget_usd=10.0)
-    llmock.reply("one two three four five six seven eight")
+    probe, thread = talk(), talk()
+    probe.thread_id = "another"
+    llmock.reply("some words").reply("some words").reply("some words").reply("some words")
+    await probe.say("hello")
+    each = (await probe.state())["purse"]["thread"]["usd"]
+    # 80 % of it are less than two answers, and two are less than all of it.
+    thread.context = Context(budget_usd=2.2 * each)
+    told = []
+    for _ in range(3):
+        await thread.say("hello")
+        told.append(([mode for mode, _ in thread.streamed].count("custom"), len(webhook)))
+    assert told == [(0, 0), (1, 1), (0, 1)]
+    assert (webhook[0]["kind"], webhook[0]["limit"], webhook[0]["thread"]) == ("budget", 2.2 * each, "thread-1")
+
+
+async def spent_all(thread, llmock) -> None:
+    """The thread has a budget of a dollar, has spent more, and is asked on."""
+    thread.context = Context(budget_usd=1.0)
+    llmock.reply("more than one dollar's worth of words")
     await thread.say("hello")
-    purse = (await thread.state())["purse"]
-    assert purse["warned"] == (purse["thread"]["usd"] >= 8.0)
-    assert [news["kind"] for news in webhook] == ["budget"]
-    assert webhook[0]["limit"] == 10.0
+    await thread.say("and now?")
 
 
 @pytest.mark.usefixtures("a_dollar_a_token")
 async def test_A12_a_spent_budget_asks_a_human_who_may_raise_it(talk, llmock):
     thread = talk()
-    thread.context = Context(budget_usd=1.0)
-    llmock.reply("more than one dollar's worth of words")
-    await thread.say("hello")
-    await thread.say("and now?")
+    await spent_all(thread, llmock)
     (question,) = await thread.questions()
     (request,) = question.value["action_requests"]
     assert request["name"] == "raise_budget"
@@ -98,10 +108,7 @@ async def test_A12_a_spent_budget_asks_a_human_who_may_raise_it(talk, llmock):
 @pytest.mark.usefixtures("a_dollar_a_token")
 async def test_A12_a_budget_that_is_not_raised_stops_the_run_and_leaves_the_thread_usable(talk, llmock):
     thread = talk()
-    thread.context = Context(budget_usd=1.0)
-    llmock.reply("more than one dollar's worth of words")
-    await thread.say("hello")
-    await thread.say("and now?")
+    await spent_all(thread, llmock)
     await thread.decide("reject")
     assert "budget is spent" in (await thread.last_words())
     thread.context = Context(budget_usd=1_000.0)

@@ -72,7 +72,7 @@ def test_A16_a_message_above_the_limit_is_refused_and_one_at_the_limit_is_not():
 
 
 def test_A16_an_image_alone_is_not_empty():
-    check_input(HumanMessage([IMAGE]))
+    assert check_input(HumanMessage([IMAGE])) is None
 
 
 @pytest.mark.parametrize(

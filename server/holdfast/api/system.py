@@ -93,7 +93,7 @@ async def info() -> Response:
     summary="The queue, what threads take up, and what this process answered",
     **docs(
         answers={**json_of(schema_of(Figures)), "text/plain": {"schema": {"type": "string"}}},
-        means="In the text format of Prometheus, with what the project's code counts there; or as JSON.",
+        means="In the text format of Prometheus, with what the project's code counts beside it, or as JSON.",
         refuses=(422, 503),
         asks=False,
     ),

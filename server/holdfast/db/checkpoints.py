@@ -12,7 +12,7 @@ put as a pipeline of statements. This one keeps its tables and its reading code 
   `FenceLost`, nothing saved.
 * What is written comes after what was read, whatever the clocks of the hosts say (`checkpointids.py`).
 * A graph's input is saved with what its first superstep makes of it, which is the mapping to the state's channels and
-  runs nobody's code: until then the run's row is what keeps the input.
+  the routes from there: no node runs before it is saved, and until then the run's row is what keeps the input.
 * Saves are idempotent, so a lost connection retries the save; the run does not notice (invariant 2).
 * A task's writes replace what an earlier attempt left under the same task id. Within one fence there is one writer, and
   a leftover of a rolled-back input must not win over the new one.
@@ -28,10 +28,10 @@ from __future__ import annotations
 import asyncio
 import copy
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, TypeAlias, cast
+from typing import Any, Literal, Self, cast
 from uuid import UUID
 
 from langchain_core.runnables import RunnableConfig
@@ -51,8 +51,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from psycopg import AsyncCursor
 from psycopg.rows import DictRow
 
-from holdfast.db import saves
-from holdfast.db.arrays import Blobs, Integers, Texts
+from holdfast.db import items, saves
 from holdfast.db.checkpointids import come_after
 from holdfast.db.elements import TYPE, Elements, Missing, Row, put_together
 from holdfast.db.inline import plain, split
@@ -68,12 +67,6 @@ NULL_TASK_ID = "00000000-0000-0000-0000-000000000000"
 SAVE_RETRY_SECONDS = PERSISTENT_SECONDS
 """How long a save outlives a lost database before the run gives up."""
 
-WriteRow: TypeAlias = tuple[str, str, str, str, str, int, str, str, bytes]
-"""Thread, namespace, checkpoint, task, the task's path, place, channel, type, bytes."""
-
-BlobRow: TypeAlias = tuple[str, str, str, str, str, bytes | None]
-"""Thread, namespace, channel, version, type, bytes: as LangGraph's saver dumps them."""
-
 
 @dataclass(frozen=True, slots=True)
 class Fence:
@@ -84,17 +77,6 @@ class Fence:
     token: int
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """Something to be saved: as rows among those of other runs, or alone, by a verb of `checkpoints.sql`."""
-
-    checkpoint_id: str
-    key: Hashable
-    rows: Sequence[saves.Row]
-    """None where it has to look at what is there."""
-    alone: Callable[[], tuple[str, dict[str, Any]]]
-
-
 @dataclass(slots=True)
 class Progress:
     """What a saver has done; its clones, which read other types, share it."""
@@ -103,7 +85,7 @@ class Progress:
     """Supersteps of the graph and its subgraphs; inputs do not count."""
     has_borrowed: bool = False
     """Whether it wrote to a checkpoint that was there before it."""
-    held: list[Item] = field(default_factory=list)
+    held: list[items.Item] = field(default_factory=list)
     """The input's checkpoint and the writes to it, which go with whatever is saved next."""
     sealed: bool = False
     saving: int = 0
@@ -158,7 +140,7 @@ class FencedSaver(AsyncPostgresSaver):
         self.by_element = False
         """Whether long lists are stored by element from now on; all that is stored can be read in any case."""
         self.holds_inputs = False
-        """Whether what follows a run's input runs nobody's code, so that both may be saved together."""
+        """Whether no node runs in the superstep behind a run's input, so that both may be saved together."""
 
     def reading(self, serde: SerializerProtocol) -> Self:
         """The same saver, with another reader of values."""
@@ -382,7 +364,7 @@ class FencedSaver(AsyncPostgresSaver):
         }
         rows += [(*of, channel, str(new_versions[channel]), TYPE, root) for channel, root in roots.items()]
         with self._under_way() as fence:
-            item = _whole(fence, rows, params, lists.rows)
+            item = items.checkpoint(fence.token, rows, params, lists.rows)
             if self.holds_inputs and self._is_run and metadata.get("source") == "input" and not of[1]:
                 await self.save_held()
                 self.progress.held.append(item)
@@ -437,7 +419,7 @@ class FencedSaver(AsyncPostgresSaver):
             "is_borrowed": is_borrowed,
         }
         with self._under_way() as fence:
-            item = _writes(fence, rows, params, is_first=is_first)
+            item = items.writes(fence.token, rows, params, is_first=is_first)
             if is_first and any(held.checkpoint_id == item.checkpoint_id for held in self.progress.held):
                 self.progress.held.append(item)
             else:
@@ -447,15 +429,15 @@ class FencedSaver(AsyncPostgresSaver):
     def _is_run(self) -> bool:
         return self._fence is not None and self._fence.kind == "run"
 
-    async def _save(self, fence: Fence, item: Item) -> None:
+    async def _save(self, fence: Fence, item: items.Item) -> None:
         """Save it, and what is held, together or else in their order."""
-        items, self.progress.held = [*self.progress.held, item], []
+        due, self.progress.held = [*self.progress.held, item], []
         if self._saves is not None and fence.kind == "run" and item.rows:
-            rows = [row for item in items for row in item.rows]
+            rows = [row for one in due for row in one.rows]
             if await self._saves.saved(saves.Save(fence.id, fence.token, (fence.token, item.key), rows)):
                 return
-        for item in items:
-            await self._save_alone(fence, *item.alone())
+        for one in due:
+            await self._save_alone(fence, *one.alone())
 
     async def _save_alone(self, fence: Fence, verb: str, params: dict[str, Any]) -> None:
         query = _fenced(verb, fence.kind)
@@ -483,44 +465,6 @@ class FencedSaver(AsyncPostgresSaver):
 
 # LangGraph asks for the signature with every run; made once, it is at hand.
 FencedSaver.aput_writes.__signature__ = inspect.signature(FencedSaver.aput_writes)  # type: ignore[attr-defined]
-
-
-def _whole(fence: Fence, blobs: Sequence[BlobRow], params: dict[str, Any], elements: Sequence[Row]) -> Item:
-    """A checkpoint and the values that came with it."""
-    whole = saves.Checkpoint(fence.token, *params.values())
-    rows: list[saves.Row] = [whole, *(saves.Blob(fence.token, *blob) for blob in blobs)]
-    rows += [saves.Element(fence.token, whole.thread, row.digest, row.level, row.bytes) for row in elements]
-
-    def alone() -> tuple[str, dict[str, Any]]:
-        return "put", params | {
-            "checkpoint": whole.checkpoint.decode(),
-            "metadata": whole.metadata.decode(),
-            "channels": Texts(blob[2] for blob in blobs),
-            "versions": Texts(blob[3] for blob in blobs),
-            "types": Texts(blob[4] for blob in blobs),
-            "blobs": Blobs(blob[5] for blob in blobs),
-            "digests": Blobs(row.digest for row in elements),
-            "levels": Integers(row.level for row in elements),
-            "elements": Blobs(row.bytes for row in elements),
-        }
-
-    return Item(whole.checkpoint_id, whole.checkpoint_id, rows, alone)
-
-
-def _writes(fence: Fence, writes: Sequence[WriteRow], params: dict[str, Any], *, is_first: bool) -> Item:
-    """A task's writes; those that have to look at what is there already go alone."""
-
-    def alone() -> tuple[str, dict[str, Any]]:
-        return "put_writes", params | {
-            "idxs": Integers(row[5] for row in writes),
-            "channels": Texts(row[6] for row in writes),
-            "types": Texts(row[7] for row in writes),
-            "blobs": Blobs(row[8] for row in writes),
-        }
-
-    rows = [saves.Write(fence.token, *row) for row in writes] if is_first else []
-    task = params["checkpoint_id"], params["task_id"]
-    return Item(params["checkpoint_id"], task, rows, alone)
 
 
 @contextmanager
