@@ -61,7 +61,7 @@ $(UV):
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 
 .venv/ready: $(UV) pyproject.toml uv.lock
-	UV_PROJECT_ENVIRONMENT=.venv $(UV) sync --quiet --frozen --inexact
+	UV_PROJECT_ENVIRONMENT=.venv $(UV) sync --quiet --frozen --inexact --all-extras
 	@touch $@
 
 tests/clients/node_modules: tests/clients/package.json tests/clients/package-lock.json

@@ -203,7 +203,7 @@ def _collect_rarely() -> None:
 
 def _settings(**given: Any) -> Settings:
     from holdfast.settings import load_settings
-    from holdfast.telemetry import configure_logging
+    from holdfast.telemetry.logs import configure_logging
 
     settings = load_settings(**given)
     configure_logging(settings.log_level)

@@ -88,7 +88,7 @@ def _serve(config: Path) -> None:
 def _work(config: Path) -> None:
     from holdfast.app import run
     from holdfast.settings import load_settings
-    from holdfast.telemetry import configure_logging
+    from holdfast.telemetry.logs import configure_logging
 
     with Path(os.devnull).open() as nothing:
         os.dup2(nothing.fileno(), sys.stdin.fileno())

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from holdfast.telemetry import configure_logging
+from holdfast.telemetry.logs import configure_logging
 
 
 def test_the_pools_warnings_come_once_a_second(capsys: pytest.CaptureFixture[str]) -> None:
