@@ -5,9 +5,9 @@
     worker    a worker alone
 
 All are the same code over the same tables. On SIGTERM or Ctrl-C the worker drains first: runs stop at their
-next superstep and go back to the queue. Then streams are cut, so that their clients reconnect, and the process
-leaves. A second signal hurries. Ten seconds after the time that runs are given to reach a superstep's end it is gone
-at the latest.
+next superstep and go back to the queue. Answers that end in a moment are given; then streams are cut, so that their
+clients reconnect, and the process leaves. A second signal hurries. Some ten seconds after the time that runs are given
+to reach a superstep's end it is gone at the latest.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -73,6 +73,10 @@ logger = logging.getLogger(__name__)
 Part = Literal["serve", "api", "worker"]
 SERVING = ("serve", "api")
 
+LAST_ANSWERS_SECONDS = 1.0
+"""What answers under way get to end by themselves: a short run that went elsewhere is over by then, and its client
+need not ask again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Running:
@@ -125,6 +129,9 @@ async def run(
         running.services.leaving.set()
         if running.worker is not None:
             await leave(running.worker, settings.drain_seconds, stop)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_ANSWERS_SECONDS):
+                await first(stop, running.failed, running.services.closing.all_ended)
         running.services.closing.set()
         leave_within(LAST_SECONDS, status=int(running.failed.is_set()))
         if server and answering:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 
 from tests.conftest import PROJECT
 from tests.support.follow import following
 from tests.support.server import Server
-from tests.support.talk import new_thread, start, until, until_running
+from tests.support.talk import new_thread, start, until, until_running, wait
 
 
 def test_a_synchronous_node_that_does_not_end_does_not_keep_its_process(database_url: str) -> None:
@@ -48,3 +49,18 @@ def test_a_run_that_outlasts_the_drain_is_handed_back_in_the_middle(database_url
         assert server.stop() == 0
     with psycopg.connect(database_url) as conn:
         assert conn.execute("SELECT status FROM holdfast.runs WHERE run_id = %s", [run]).fetchone() == ("pending",)
+
+
+def test_who_waits_for_a_short_run_hears_its_end_though_it_goes_on_elsewhere(database_url: str) -> None:
+    with (
+        Server(config=PROJECT, database_url=database_url),
+        Server(config=PROJECT, database_url=database_url) as leaving,
+        leaving.http() as http,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        thread = new_thread(http)
+        answer = pool.submit(wait, http, thread, "steps", input={"log": [], "pause": 0.3, "count": 3})
+        until(lambda: http.get(f"/threads/{thread}").json()["status"] == "busy", "the run is under way")
+        assert leaving.stop() == 0
+        assert len(answer.result()["log"]) == 3
+        assert "was handed back" in leaving.log

@@ -20,6 +20,7 @@ from holdfast.api import reading
 from holdfast.api.asking import Asking
 from holdfast.api.auth import Action, Gate, Resource
 from holdfast.api.problems import invalid
+from holdfast.api.responses import Closing
 from holdfast.api.traffic import Traffic
 from holdfast.db.a2a import Tasks
 from holdfast.db.admission import Admissions
@@ -184,7 +185,7 @@ class Services:
     traffic: Traffic
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
     """The process was asked to stop; requests are still answered."""
-    closing: asyncio.Event = field(default_factory=asyncio.Event)
+    closing: Closing = field(default_factory=Closing)
     """It stops: streams are cut."""
 
 

@@ -7,8 +7,8 @@ Starlette's `StreamingResponse` is all that the streams need; what is added is t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 from starlette.responses import Response, StreamingResponse
@@ -31,6 +31,27 @@ class Json(Response):
         return content if isinstance(content, bytes) else codec.dumps(content)
 
 
+class Closing(asyncio.Event):
+    """Set when answers are to break off. `all_ended`: none is under way that will end by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._under_way = 0
+        self.all_ended = asyncio.Event()
+        self.all_ended.set()
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        self._under_way += 1
+        self.all_ended.clear()
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self.all_ended.set()
+
+
 class LongAnswer(StreamingResponse):
     """A streamed answer that notices when its client leaves, or when the server closes.
 
@@ -45,16 +66,22 @@ class LongAnswer(StreamingResponse):
         sign: bytes,
         headers: Mapping[str, str],
         media_type: str,
-        closing: asyncio.Event,
+        closing: Closing,
         on_disconnect: Callable[[], Awaitable[None]] | None = None,
+        is_endless: bool = False,
     ) -> None:
         """`sign` says between two batches that the connection is alive."""
         super().__init__(_joined(batches), headers=dict(headers), media_type=media_type)
         self._sign = sign
         self._closing = closing
         self._on_disconnect = on_disconnect
+        self._is_endless = is_endless
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with nullcontext() if self._is_endless else self._closing.answering():
+            await self._answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = asyncio.ensure_future(self.stream_response(send))
         gone = asyncio.ensure_future(_disconnected(receive))
         closing = asyncio.ensure_future(self._closing.wait())
@@ -115,10 +142,11 @@ def event_stream(
     frames: AsyncIterator[list[bytes]],
     *,
     headers: Mapping[str, str],
-    closing: asyncio.Event,
+    closing: Closing,
     on_disconnect: Callable[[], Awaitable[None]] | None = None,
+    is_endless: bool = False,
 ) -> LongAnswer:
-    """Server-sent events from batches of ready frames."""
+    """Server-sent events from batches of ready frames; those of an endless one only stop when somebody leaves."""
     return LongAnswer(
         frames,
         sign=sse.HEARTBEAT,
@@ -126,6 +154,7 @@ def event_stream(
         media_type="text/event-stream",
         closing=closing,
         on_disconnect=on_disconnect,
+        is_endless=is_endless,
     )
 
 
@@ -133,7 +162,7 @@ def slow_json(
     value: Awaitable[bytes],
     *,
     headers: Mapping[str, str],
-    closing: asyncio.Event,
+    closing: Closing,
     on_disconnect: Callable[[], Awaitable[None]] | None = None,
 ) -> LongAnswer:
     """JSON that is not known yet; line breaks before it keep the connection alive."""

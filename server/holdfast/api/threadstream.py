@@ -47,6 +47,7 @@ async def stream(
         # The Python SDK reconnects here and leaves its parameters behind.
         headers={"location": f"/threads/{wanted}/stream?stream_mode={','.join(sorted(modes))}"},
         closing=with_.closing,
+        is_endless=True,
     )
 
 
