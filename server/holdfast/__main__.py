@@ -1,4 +1,4 @@
-"""The command line: `holdfast serve | api | worker | migrate | doctor | prune`.
+"""The command line: `holdfast serve | api | worker | migrate | doctor | prune | backup | restore`.
 
 Imports are inside the commands on purpose: `--help` answers at once.
 """
@@ -49,6 +49,7 @@ OlderThan = Annotated[
 ]
 Strategy = Annotated[Literal["delete", "keep_latest"], typer.Option("--strategy", help="With --older-than: what goes.")]
 Interrupted = Annotated[bool, typer.Option("--include-interrupted", help="Threads that wait for somebody, too.")]
+BackupFile = Annotated[Path, typer.Argument(help="The backup, in pg_dump's custom format.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how many threads and bytes that would be.")]
 
 
@@ -159,6 +160,22 @@ def prune(
     settings = _settings(config=config, data_dir=data_dir, database_url=database_url)
     seconds = None if older_than is None else age(older_than)
     _main(pruned(settings, Wish(seconds, strategy, include_interrupted, dry_run)))
+
+
+@cli.command()
+def backup(file: BackupFile, data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
+    """Write the whole database to a file; servers may go on meanwhile."""
+    from holdfast.backup import backed_up
+
+    _main(backed_up(_settings(data_dir=data_dir, database_url=database_url), file))
+
+
+@cli.command()
+def restore(file: BackupFile, data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
+    """Fill an empty database from a backup. Runs that were under way then go on from there when a server starts."""
+    from holdfast.backup import restored
+
+    _main(restored(_settings(data_dir=data_dir, database_url=database_url), file))
 
 
 def main() -> None:
