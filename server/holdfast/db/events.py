@@ -11,13 +11,16 @@ whoever follows a thread hears a moment later what the followers of its run hear
 
 A recovered attempt starts its numbers `ATTEMPT_GAP` higher: live followers of the dead process may have seen frames
 that never reached the log, and none of those numbers may come back with another meaning.
+
+Followers who are at the same place of a log want the same of it at the same time, so they ask together (`shared.py`):
+a thousand cost what one costs.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import UUID
@@ -28,7 +31,8 @@ from holdfast.db.bell import Bell
 from holdfast.db.news import News
 from holdfast.db.pool import Database, persistent, repeated
 from holdfast.db.runs import Runs
-from holdfast.db.scope import scoped
+from holdfast.db.scope import scoped, sight_key
+from holdfast.db.shared import Shared
 from holdfast.db.sql import statements
 from holdfast.rules.caller import Caller
 from holdfast.rules.run import ACTIVE
@@ -149,6 +153,8 @@ class EventLog:
         self._tapes: dict[UUID, Tape] = {}
         self._followers: Counter[UUID] = Counter()
         self._news = News(database, bell)
+        self._rows: Shared[Hashable, DictRow | None] = Shared()
+        self._blocks: Shared[Hashable, list[DictRow]] = Shared()
 
     def open_tape(self, run_id: UUID, first_seq: int) -> Tape:
         """Start a tape for a run that this process executes."""
@@ -290,8 +296,12 @@ class EventLog:
             row = await (await conn.execute(self._sql["newest_of_thread"], {"thread_id": thread_id})).fetchone()
         return int(row["newest"]) if row else 0
 
-    @persistent
     async def _read_thread(self, caller: Caller, thread_id: UUID, after: int) -> list[DictRow]:
+        key = (thread_id, after, sight_key(caller))
+        return await self._blocks.ask(key, lambda: self._query_thread(caller, thread_id, after))
+
+    @persistent
+    async def _query_thread(self, caller: Caller, thread_id: UUID, after: int) -> list[DictRow]:
         limits = {"limit": BLOCKS_PER_READ, "bytes": BATCH_BYTES}
         query = scoped(caller, self._sql["read_thread"], thread_id=thread_id, after=after, **limits)
         async with self._database.connection("api") as conn:
@@ -328,12 +338,18 @@ class EventLog:
         frames = [frame for block in blocks for frame in self._rest_of(block, cursor)]
         return frames, blocks[-1]["last_seq"]
 
-    @persistent
     async def _find(self, caller: Caller, run_id: UUID) -> DictRow | None:
-        return await self._runs.find(caller, run_id)
+        return await self._rows.ask((run_id, sight_key(caller)), lambda: self._query_run(caller, run_id))
 
     @persistent
+    async def _query_run(self, caller: Caller, run_id: UUID) -> DictRow | None:
+        return await self._runs.find(caller, run_id)
+
     async def _read(self, run_id: UUID, after: int) -> list[DictRow]:
+        return await self._blocks.ask((run_id, after), lambda: self._query(run_id, after))
+
+    @persistent
+    async def _query(self, run_id: UUID, after: int) -> list[DictRow]:
         params = {"run_id": run_id, "after": after, "limit": BLOCKS_PER_READ, "bytes": BATCH_BYTES}
         async with self._database.connection("api") as conn:
             return await (await conn.execute(self._sql["read"], params)).fetchall()
