@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv
 
-.PHONY: serve test check conformance clients durability chaos schemathesis eval agent-faults bench bench-floor clean
+.PHONY: serve test check conformance clients durability chaos schemathesis eval agent-faults bench bench-floor load clean
 
 serve: .venv/ready
 	@exec $(BIN)/holdfast serve
@@ -53,6 +53,11 @@ bench: .venv/ready
 # The same graph without a server: what any server adds to.
 bench-floor: .venv/ready
 	$(BIN)/python -m bench.floor $(ARGS)
+
+# 100 runs a second through a rolling restart of two replicas behind nginx. ARGS="--rate 50 --seconds 30".
+load: .venv/ready
+	@command -v nginx /usr/sbin/nginx >/dev/null || (apt-get update -q && apt-get install -q -y nginx-light)
+	$(BIN)/python -m bench.target $(ARGS)
 
 # uv comes from PyPI into the environment itself, so that python3 and make are all that a machine needs;
 # --inexact lets it stay there.

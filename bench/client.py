@@ -139,15 +139,15 @@ class Connection:
         if writer is not None:
             writer.close()
 
-    async def ask(self, method: str, path: str, body: Any = None) -> Answer:
-        """Send a request and read the whole answer.
+    async def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+        """Send a request and read the whole answer; `headers` with underscores for dashes.
 
         Raises:
             Refused: the status is not 2xx, or the answer tells of a failed run.
         """
         pieces: list[bytes] = []
-        status, headers = await self._exchange(method, path, body, {}, pieces.append)
-        answer = Answer(status, headers, b"".join(pieces))
+        status, answered = await self._exchange(method, path, body, headers, pieces.append)
+        answer = Answer(status, answered, b"".join(pieces))
         if not 200 <= status < 300 or b'"__error__"' in answer.body:
             raise Refused(f"{method} {path}: {status} {answer.body[:500].decode(errors='replace')}")
         return answer

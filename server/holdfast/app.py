@@ -129,16 +129,23 @@ async def run(
         running.services.leaving.set()
         if running.worker is not None:
             await leave(running.worker, settings.drain_seconds, stop)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LAST_ANSWERS_SECONDS):
-                await first(stop, running.failed, running.services.closing.all_ended)
-        running.services.closing.set()
-        leave_within(LAST_SECONDS, status=int(running.failed.is_set()))
+        leave_within(LAST_ANSWERS_SECONDS + LAST_SECONDS, status=int(running.failed.is_set()))
         if server and answering:
+            # From now on connections are refused, so that who sends nothing yet goes elsewhere.
             server.should_exit = True
+            await _last_answers(running, stop)
             await answering
         if running.failed.is_set():
             raise SystemExit(1)
+
+
+async def _last_answers(running: Running, stop: asyncio.Queue[None]) -> None:
+    """Give answers under way a moment, then break off what is left of them."""
+    closing = running.services.closing
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LAST_ANSWERS_SECONDS):
+            await first(stop, running.failed, closing.all_ended)
+    closing.set()
 
 
 def _listener(settings: Settings, part: Part, sibling: Sibling | None) -> socket.socket | None:

@@ -70,8 +70,11 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self._listener = listener
-        listener.listen(BACKLOG)  # from now on nobody is refused
         host, port = listener.getsockname()[:2]
+        try:
+            listener.listen(BACKLOG)  # from now on nobody is refused
+        except OSError as error:  # somebody else was faster
+            raise _cannot_listen(host, port, error) from error
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
@@ -83,13 +86,23 @@ class Server(uvicorn.Server):
 
 
 def listen(settings: Settings) -> socket.socket:
+    """A socket at the address of the settings. It takes connections from when it is served: one that waited in a queue
+    meanwhile would not go to another replica, which has time for it."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    door = socket.socket(family)
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            door.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        door.bind((settings.host, settings.port))
     except OSError as error:
-        raise SettingsError(
-            f"cannot listen on {settings.host}:{settings.port} (set HOST, PORT): {error.strerror}"
-        ) from error
+        door.close()
+        raise _cannot_listen(settings.host, settings.port, error) from error
+    return door
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> SettingsError:
+    return SettingsError(f"cannot listen on {host}:{port} (set HOST, PORT): {error.strerror}")
 
 
 def shared_door(settings: Settings) -> socket.socket:
