@@ -42,7 +42,7 @@ PATIENCE = 1.0
 REDIS_SECONDS = 0.25
 REDIS_REST = 10.0
 _MEMORY_SIZE = 1_000
-_SENT = {"type", "content", "name", "tool_calls", "invalid_tool_calls", "tool_call_id", "status"}
+_SENT = ("type", "content", "name", "tool_calls", "invalid_tool_calls", "tool_call_id", "status")
 _PIECE = re.compile(r"\s*\S+|\s+$")
 _UNFINISHED = ("length", "content_filter")
 
@@ -62,7 +62,8 @@ class Question:
     @classmethod
     def of(cls, messages: Sequence[BaseMessage], tenant: str, parameters: Any) -> Question:
         """The question that `messages` are to a model with `parameters` (JSON-like)."""
-        *earlier, last = [message.model_dump(include=_SENT) for message in messages]
+        # Not by pydantic, which takes longer for a conversation than all other layers together.
+        *earlier, last = [{name: getattr(message, name, None) for name in _SENT} for message in messages]
         plain = isinstance(messages[-1], HumanMessage) and isinstance(messages[-1].content, str)
         text = str(messages[-1].text) if plain else ""
         scope = _digest([tenant, parameters, earlier, re.findall(r"\d+", text)])

@@ -11,8 +11,8 @@ turn it is) is on the `Switchboard` of the event loop. A call goes through these
 4. **balancing**: the keys and URLs of one provider take turns;
 5. **breaker**: an endpoint that failed several times in a row is left alone, without any call, until a probe succeeds;
 6. **limits** of a provider: requests and tokens a minute, calls at once; who has to wait is served in order;
-7. **timeouts**: to the first word, and between two chunks;
-8. the provider's own chat model, with its retries off: LangGraph retries, where it can be seen.
+7. the provider's own chat model, which waits MODEL_IDLE_SECONDS for each piece of an answer, and has its retries off:
+   LangGraph retries, where it can be seen.
 
 The environment is read when a model is asked for, not when this is imported. Limits are those of one process.
 
@@ -24,7 +24,7 @@ The environment is read when a model is asked for, not when this is imported. Li
 | CHAT_MODEL | `provider:model` of another provider, through LangChain's `init_chat_model`; comes first |
 | SMALL_MODEL, FALLBACK_MODEL | `provider:model`, or a model of the same provider; not set = none |
 | MODEL_RPM, MODEL_TPM, MODEL_CONCURRENCY | limits of each provider; 0 (default) = none |
-| MODEL_FIRST_TOKEN_SECONDS, MODEL_IDLE_SECONDS | default 30 each |
+| MODEL_IDLE_SECONDS | silence of an OpenAI-compatible service that is a timeout (30); the node's limits hold for all |
 | BREAKER_FAILURES, BREAKER_SECONDS, BREAKER_PROBES | failures in a row that open it (10), the rest after that (30), \
 probes at once (1) |
 | MODEL_CACHE | `off` (default), `exact`, `redis` (REDIS_URL) or `semantic` (the store, CACHE_SIMILARITY 0.95); only \
@@ -39,7 +39,6 @@ nothing but 429 is of no use, and asking on makes it worse.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -62,7 +61,6 @@ from graph.cache import Cache, Question, SemanticCache, remembered
 from graph.errors import POLICIES, AnswerCutShortError, classify, describe
 from graph.guards import Redaction, Restorer
 from graph.metrics import MODEL_TOKENS
-from graph.patience import Patience
 from graph.standin import NAME
 from graph.state import Context, ModelSize
 from graph.switchboard import OFFLINE, OPENAI, BreakerOpenError, Endpoint, Pool, Settings, Switchboard, close
@@ -221,7 +219,7 @@ class Model(BaseChatModel):
         async with board.limits[endpoint.provider].turn(messages) as settle, line.attempt():
             used = 0
             stream = bound.bound._astream(messages, **bound.kwargs)
-            async with aclosing(_in_time(stream, endpoint, self.settings)) as chunks:
+            async with aclosing(_from_the_first_word(stream, endpoint)) as chunks:
                 async for chunk in chunks:
                     used += _count_tokens(endpoint, chunk)
                     yield chunk
@@ -256,17 +254,15 @@ def _most_telling(failures: Sequence[Exception]) -> Exception:
     return chosen
 
 
-async def _in_time(stream: Chunks, endpoint: Endpoint, settings: Settings) -> Chunks:
-    """The stream from its first word on: nothing is handed out before, so that another model can still be asked.
+async def _from_the_first_word(stream: Chunks, endpoint: Endpoint) -> Chunks:
+    """The stream, of which nothing is handed out before its first word, so that another model can still be asked.
 
-    Raises TimeoutError, and AnswerCutShortError for a stream that ends without having said so.
+    Raises AnswerCutShortError for a stream that ends without having said so.
     """
-    now = asyncio.get_running_loop().time
-    first_word_by = now() + settings.first_token
     held: list[ChatGenerationChunk] = []
     spoke = finished = False
-    async with aclosing(stream), aclosing(Patience()) as patience:
-        while chunk := await patience.next(stream, now() + settings.idle if spoke else first_word_by):
+    async with aclosing(stream):
+        async for chunk in stream:
             finished = finished or "finish_reason" in (chunk.generation_info or {})
             if spoke:
                 yield chunk

@@ -59,7 +59,6 @@ class Settings:
     requests_per_minute: float = _variable("MODEL_RPM", 0.0)
     tokens_per_minute: float = _variable("MODEL_TPM", 0.0)
     at_once: int = _variable("MODEL_CONCURRENCY", 0)
-    first_token: float = _variable("MODEL_FIRST_TOKEN_SECONDS", 30.0)
     idle: float = _variable("MODEL_IDLE_SECONDS", 30.0)
     failures: int = _variable("BREAKER_FAILURES", 10)
     rest: float = _variable("BREAKER_SECONDS", 30.0)
@@ -100,7 +99,7 @@ class Endpoint:
             temperature=temperature,
             streaming=True,
             stream_usage=True,
-            timeout=max(settings.first_token, settings.idle),
+            timeout=settings.idle,
             stream_chunk_timeout=None,
             max_retries=0,
             # What "OpenAI-compatible" servers have in common is the chat completions API.

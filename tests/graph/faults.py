@@ -273,7 +273,6 @@ def surroundings() -> Iterator[None]:
             "OPENAI_API_KEY": "none",
             "OUTBOX_PATH": str(Path(place) / "outbox.sqlite3"),
             # Hangs are cut off by the model's layers; a breaker would keep a conversation's calm turn from its answer.
-            "MODEL_FIRST_TOKEN_SECONDS": "0.7",
             "MODEL_IDLE_SECONDS": "0.7",
             "BREAKER_FAILURES": "1000000",
         }
