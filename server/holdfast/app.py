@@ -35,6 +35,7 @@ from holdfast.api.traffic import Traffic
 from holdfast.db.a2a import Tasks as A2ATasks
 from holdfast.db.admission import Admissions
 from holdfast.db.copies import Copies
+from holdfast.db.metrics import Figures, keep_figures
 from holdfast.db.migrate import migrate
 from holdfast.errors import Invalid, ProjectError, SettingsError
 from holdfast.foundation import laid
@@ -180,8 +181,9 @@ async def _assembled(
         worker = await working(parts, stack, tasks, board) if part != "api" else None
         tasks.start("bell", parts.bell.listen(), may_end=True)
         tasks.start("news", parts.events.watch())
+        tasks.start("figures", keep_figures(parts.metrics, parts.database))
         stack.push_async_callback(tasks.stop)
-        services = _services(parts, worker or Idle(), gate, Traffic(board.number if board else None))
+        services = _services(parts, worker or Idle(), gate)
         if worker is not None:
             tasks.start("crons", keep_looking(partial(fire_due, parts.crons, partial(fire, services)), "crons"))
             deadlines = partial(act_on_due, parts.approvals, partial(expire, services))
@@ -189,11 +191,12 @@ async def _assembled(
         yield Running(services, _http(services, project, custom), worker, failed), url
 
 
-def _services(parts: Parts, dispatcher: Dispatcher, gate: Gate, traffic: Traffic) -> Services:
+def _services(parts: Parts, dispatcher: Dispatcher, gate: Gate) -> Services:
     return Services(
         settings=parts.settings,
         sections=parts.project.sections,
         database=parts.database,
+        figures=Figures(parts.database),
         assistants=parts.assistants,
         threads=parts.threads,
         copies=Copies(parts.database),
@@ -214,7 +217,7 @@ def _services(parts: Parts, dispatcher: Dispatcher, gate: Gate, traffic: Traffic
         crons=parts.crons,
         approvals=parts.approvals,
         policies=parts.policies,
-        traffic=traffic,
+        traffic=Traffic(parts.metrics),
     )
 
 

@@ -26,6 +26,7 @@ from holdfast.rules.approval import Policies
 from holdfast.rules.thread import Ttl
 from holdfast.sections import ThreadTtl
 from holdfast.settings import Settings
+from holdfast.telemetry.metrics import Metrics
 from holdfast.wire import sse
 from holdfast.worker.graphs import Graphs
 from holdfast.worker.pruning import Pruner
@@ -61,6 +62,7 @@ class Parts:
     pruner: Pruner
     post: Post | None
     ttl: ThreadTtl
+    metrics: Metrics
 
 
 async def opened(
@@ -114,6 +116,7 @@ async def opened(
         pruner=Pruner(database, threads, graphs, store, events),
         post=post,
         ttl=ttl,
+        metrics=Metrics(),
     )
 
 

@@ -20,12 +20,14 @@ from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 
 from holdfast.db.migrate import migrate
 from holdfast.foundation import laid
 from holdfast.process import Tasks, first, shared_door, signals
 from holdfast.project import load_project
 from holdfast.settings import Settings
+from holdfast.telemetry.metrics import DIRECTORY, forget
 from holdfast.worker import siblings
 
 logger = logging.getLogger(__name__)
@@ -56,7 +58,9 @@ async def supervise(settings: Settings, announce: Callable[[str, str, str | None
         url, listen_url = await laid(settings, stack, tasks, lambda: None)
         await migrate(listen_url or url, vector_dims=project.vector_dims)
         board = stack.enter_context(siblings.blank(settings.processes))
-        shared = Shared(_environment(settings, url, listen_url), door.fileno(), board.fileno())
+        figures = stack.enter_context(TemporaryDirectory(prefix="holdfast-figures-"))
+        environment = {**_environment(settings, url, listen_url), DIRECTORY: figures}
+        shared = Shared(environment, door.fileno(), board.fileno())
         crew = Crew(shared, settings.processes, failed)
         stop = signals()
         for number in range(settings.processes):
@@ -138,6 +142,7 @@ class Crew:
         greeting.cancel()
         self._tethers.pop(number).close()
         siblings.erase(self._shared.board, number)
+        forget(process.pid, self._shared.environment[DIRECTORY])
         return f"ended with status {status}" if status or not self._leaving.is_set() else None
 
     async def _started(self, number: int, tether: int) -> Process:

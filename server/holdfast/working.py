@@ -147,6 +147,7 @@ def _workshop(parts: Parts, courier: Courier | None) -> Workshop:
         parts.settings.run_timeout_seconds,
         parts.project.sections.healing.dangling_tool_calls,
         courier,
+        parts.metrics,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -55,16 +54,6 @@ def test_both_are_at_one_address_and_say_once_that_they_are_ready(two: Server, u
     assert set(executing(url)) == two.siblings
     assert two.log.count("Holdfast is ready (serve, 2 processes)") == 1
     assert f"API       {two.url}" in two.log
-
-
-def test_each_counts_what_it_answered_itself_and_says_which_it_is(two: Server) -> None:
-    counted = re.compile(r'^holdfast_http_requests_total{.*process="([01])".*}', re.MULTILINE)
-
-    def seen() -> set[str]:
-        return set(counted.findall(httpx.get(f"{two.url}/metrics").text))
-
-    until(lambda: seen() == {"0"}, "process 0 has answered")
-    until(lambda: seen() == {"1"}, "process 1 has answered")
 
 
 def test_the_runs_of_one_connection_are_executed_by_both(two: Server, url: str) -> None:

@@ -31,6 +31,7 @@ from holdfast.db.copies import Copies
 from holdfast.db.crons import Crons
 from holdfast.db.events import EventLog
 from holdfast.db.idempotency import IdempotencyKeys, Key, Made
+from holdfast.db.metrics import Figures
 from holdfast.db.pool import Database
 from holdfast.db.queue import Claimed
 from holdfast.db.runs import Runs
@@ -183,6 +184,7 @@ class Services:
     policies: Policies
     """What the project decided about questions."""
     traffic: Traffic
+    figures: Figures
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
     """The process was asked to stop; requests are still answered."""
     closing: Closing = field(default_factory=Closing)

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeHistogramMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -101,31 +101,38 @@ async def info() -> Response:
 async def metrics(
     with_: With, shape: Annotated[Literal["prometheus", "json"], Query(alias="format")] = "prometheus"
 ) -> Response:
-    queue = await figures.queue(with_.database)
-    measured = await figures.storage(with_.database)
-    storage = storage_view(*measured) if measured else None
     if shape == "json":
+        queue, measured = await figures.queue(with_.database), await figures.storage(with_.database)
+        storage = storage_view(*measured) if measured else None
         return Json({"queue": queue, "storage": storage, "api": {"http_requests_total": with_.traffic.totals()}})
-    registry = CollectorRegistry()
-    for name, value in queue.items():
-        # Prometheus has no null: where nothing waits, there is no waiting time.
-        gauge = Gauge(f"holdfast_queue_{name}", "See GET /metrics?format=json", registry=registry)
-        gauge.set(float("nan") if value is None else value)
-    if storage is not None:
-        _add_storage(registry, storage)
-    # The default registry is the process's own, and where the project's code counts.
-    text = generate_latest(registry) + generate_latest(with_.traffic.registry) + generate_latest()
+    text = await _database_figures(with_) + with_.traffic.metrics.text()
     return Response(text, headers={"content-type": CONTENT_TYPE_LATEST})
 
 
-def _add_storage(registry: CollectorRegistry, storage: dict[str, Any]) -> None:
+async def _database_figures(with_: Services) -> bytes:
+    """What is the same at every replica; only that the database is away while it is."""
+    known = await with_.figures.read()
+    up = GaugeMetricFamily(
+        "holdfast_database_up", "Whether the database answers this process", float(known is not None)
+    )
+    families: list[Metric] = [up]
+    if known is not None:
+        about = "The database's, the same at every replica"
+        families += [GaugeMetricFamily(f"holdfast_{name}", about, value) for name, value in known.numbers.items()]
+        families += _storage_families(storage_view(*known.storage)) if known.storage else []
+    registry = CollectorRegistry()
+    registry.register(_Measured(families))
+    return generate_latest(registry)
+
+
+def _storage_families(storage: dict[str, Any]) -> list[Metric]:
     sizes = GaugeHistogramMetricFamily("holdfast_thread_bytes", "What threads take up in the database")
     bounds = [*storage["threads_up_to_bytes"].items(), ("+Inf", storage["threads"])]
     sizes.add_metric([], bounds, storage["bytes"])
     largest = GaugeMetricFamily("holdfast_largest_thread_bytes", "What the largest threads take up", labels=["place"])
     for place, size in enumerate(storage["largest_bytes"], 1):
         largest.add_metric([str(place)], size)
-    registry.register(_Measured([sizes, largest]))
+    return [sizes, largest]
 
 
 class _Measured(Collector):

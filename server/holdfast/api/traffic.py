@@ -1,9 +1,12 @@
-"""What this process answered, counted for `GET /metrics`."""
+"""What this process answered, counted and timed for `GET /metrics`."""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter
+import time
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from holdfast.telemetry.metrics import Metrics
 
 UNMATCHED = "(no route)"
 
@@ -11,12 +14,8 @@ UNMATCHED = "(no route)"
 class Traffic:
     """Counts answers by method, route and status; one per process."""
 
-    def __init__(self, process: int | None = None) -> None:
-        """`process`: which of several at one address this is, so that nobody takes their counts for one."""
-        self.registry = CollectorRegistry()
-        self._process = {} if process is None else {"process": str(process)}
-        labels = ["method", "path", "status", *self._process]
-        self._counter = Counter("holdfast_http_requests", "Answered requests", labels, registry=self.registry)
+    def __init__(self, metrics: Metrics) -> None:
+        self.metrics = metrics
 
     def counting(self, app: ASGIApp) -> ASGIApp:
         """`app`, with its answers counted."""
@@ -25,20 +24,11 @@ class Traffic:
             if scope["type"] != "http":
                 await app(scope, receive, send)
                 return
-            status = 500
-
-            async def noting(message: Message) -> None:
-                nonlocal status
-                if message["type"] == "http.response.start":
-                    status = message["status"]
-                await send(message)
-
+            answer = _Answer(self.metrics, send)
             try:
-                await app(scope, receive, noting)
+                await app(scope, receive, answer.send)
             finally:
-                # The template and not the path: every id would be a time series of its own.
-                path = getattr(scope.get("route"), "path", None) or UNMATCHED
-                self._counter.labels(method=scope["method"], path=path, status=status, **self._process).inc()
+                answer.ended(scope)
 
         return counted
 
@@ -51,7 +41,43 @@ class Traffic:
                 "status": int(sample.labels["status"]),
                 "count": int(sample.value),
             }
-            for metric in self._counter.collect()
+            for metric in self.metrics.requests.collect()
             for sample in metric.samples
             if sample.name.endswith("_total")
         ]
+
+
+class _Answer:
+    """One answer on its way out."""
+
+    def __init__(self, metrics: Metrics, send: Send) -> None:
+        self._metrics = metrics
+        self._send = send
+        self._began = time.perf_counter()
+        self._status = 500
+        self._is_stream = False
+        self._first_event: float | None = None
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            self._is_stream = any(
+                name == b"content-type" and value.startswith(b"text/event-stream") for name, value in message["headers"]
+            )
+            if self._is_stream:
+                self._metrics.streams_open.inc()
+        elif self._is_stream and self._first_event is None and message.get("body"):
+            self._first_event = time.perf_counter() - self._began
+        await self._send(message)
+
+    def ended(self, scope: Scope) -> None:
+        # The template and not the path: every id would be a time series of its own.
+        path = getattr(scope.get("route"), "path", None) or UNMATCHED
+        method = scope["method"]
+        self._metrics.requests.labels(method, path, self._status).inc()
+        if not self._is_stream:
+            self._metrics.request_seconds.labels(method, path).observe(time.perf_counter() - self._began)
+            return
+        self._metrics.streams_open.dec()
+        if self._first_event is not None:
+            self._metrics.first_event_seconds.labels(method, path).observe(self._first_event)

@@ -1,8 +1,12 @@
-"""Figures about the queue and about what threads take up, for whoever watches them."""
+"""Figures about the queue, about what threads take up, and about what the database knows of the rest, for whoever
+watches them."""
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -10,7 +14,17 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from holdfast.db.pool import REPEAT_SECONDS, Database
+from holdfast.db.shared import Shared
 from holdfast.db.sql import statements
+from holdfast.errors import DatabaseError
+from holdfast.telemetry.metrics import Metrics
+
+FRESH_SECONDS = 2.0
+PATIENCE_SECONDS = 2.0
+LOOK_SECONDS = 5.0
+
+Storage = tuple[datetime, dict[str, Any]]
+"""When threads were measured, and the report."""
 
 
 async def queue(database: Database) -> dict[str, int | float | None]:
@@ -25,15 +39,71 @@ async def queue(database: Database) -> dict[str, int | float | None]:
     return await database.retrying(read, for_seconds=REPEAT_SECONDS)
 
 
-async def storage(database: Database) -> tuple[datetime, dict[str, Any]] | None:
+async def storage(database: Database) -> Storage | None:
     """The last report about what threads take up, and when it was made; None before the first."""
 
-    async def read() -> tuple[datetime, dict[str, Any]] | None:
+    async def read() -> Storage | None:
         async with database.connection("api") as conn:
             row = await (await conn.execute(statements("metrics")["storage"])).fetchone()
         return None if row is None else (row["measured_at"], row["report"])
 
     return await database.retrying(read, for_seconds=REPEAT_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Numbers by name (NaN: there is nothing of which it could be said), and the last report about storage."""
+
+    numbers: Mapping[str, float]
+    storage: Storage | None
+
+
+class Figures:
+    """What the database knows, the same at every replica, read at most once in `FRESH_SECONDS` however many ask."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._readings: Shared[str, Reading] = Shared()
+        self._last: Reading | None = None
+        self._read_at = float("-inf")
+
+    async def read(self) -> Reading | None:
+        """None while the database does not answer within `PATIENCE_SECONDS`."""
+        if time.monotonic() - self._read_at >= FRESH_SECONDS:
+            try:
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    self._last = await self._readings.ask("all", self._query)
+            except (DatabaseError, TimeoutError):
+                return None
+            self._read_at = time.monotonic()
+        return self._last
+
+    async def _query(self) -> Reading:
+        sql = statements("metrics")
+        async with self._database.connection("api") as conn:
+            operations = await (await conn.execute(sql["operations"])).fetchone()
+            queue = await (await conn.execute(sql["queue"])).fetchone()
+            storage = await (await conn.execute(sql["storage"])).fetchone()
+        named = {**(operations or {}), **{f"queue_{name}": value for name, value in (queue or {}).items()}}
+        # Prometheus has no null: where nothing waits, there is no waiting time.
+        numbers = {name: float("nan") if value is None else float(value) for name, value in named.items()}
+        return Reading(numbers, (storage["measured_at"], storage["report"]) if storage else None)
+
+
+async def keep_figures(metrics: Metrics, database: Database) -> None:
+    """Bring the gauges of pool and event loop up to date every `LOOK_SECONDS`, until cancelled."""
+    waited = 0.0
+    while True:
+        asked = time.monotonic()
+        await asyncio.sleep(LOOK_SECONDS)
+        metrics.lag_seconds.set(max(0.0, time.monotonic() - asked - LOOK_SECONDS))
+        pool = database.pool.get_stats()
+        metrics.pool.labels("open").set(pool.get("pool_size", 0))
+        metrics.pool.labels("idle").set(pool.get("pool_available", 0))
+        metrics.pool.labels("waiting").set(pool.get("requests_waiting", 0))
+        total = pool.get("requests_wait_ms", 0) / 1000
+        metrics.pool_wait_seconds.inc(max(0.0, total - waited))
+        waited = total
 
 
 class Sizes:

@@ -22,7 +22,7 @@ import math
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
@@ -53,6 +53,7 @@ from holdfast.rules.admission import ASKS
 from holdfast.rules.caller import User
 from holdfast.rules.recovery import Dispatch
 from holdfast.rules.run import FAILED, RunStatus, StopReason
+from holdfast.telemetry.metrics import Metrics
 from holdfast.wire import codec
 from holdfast.wire.modes import Event, Modes
 from holdfast.wire.runs import RunKwargs
@@ -88,6 +89,7 @@ class Workshop:
     repairs: bool = True
     """Tool calls without an answer are answered before new input is applied."""
     courier: Courier | None = None
+    metrics: Metrics = field(default_factory=Metrics)
 
 
 class QuestionPending(Conflict):
@@ -137,6 +139,12 @@ class Execution:
 
     async def run(self) -> None:
         """Execute to the end; raises nothing that belongs to the run."""
+        claim = self.claim
+        waited = claim.claimed_at - claim.created_at.timestamp() if claim.created_at else 0.0
+        with self._shop.metrics.executing(claim.graph_id, attempt=claim.attempt, waited=waited):
+            await self._run()
+
+    async def _run(self) -> None:
         result: bytes | None = None
         over = False
         try:
@@ -148,6 +156,7 @@ class Execution:
                 end = await self._recorded(end)
                 over = True
                 self._tell()
+                self._shop.metrics.ended(self.claim.graph_id, end.status, self.claim.claimed_at)
                 result = _result(end)
         except FenceLost:
             logger.warning("run %s belongs to a newer claim; this attempt ends", self.claim.run_id)
@@ -268,6 +277,7 @@ class Execution:
         if block is not None and self.claim.logged:
             await self._shop.runs.append(self.claim, block)
         if await self._shop.queue.hand_back(self.claim):
+            self._shop.metrics.handed_back.inc()
             logger.info("run %s was handed back", self.claim.run_id)
             self._shop.bell.ring("run", self.claim.run_id)
 

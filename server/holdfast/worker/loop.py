@@ -267,6 +267,7 @@ class Worker:
         """Take over runs whose worker is gone without a trace: it left while they were being claimed."""
         if taken := await self._queue.requeue_dead(()):
             logger.warning("%d runs had lost their worker; they return to the queue", len(taken))
+            self._shop.metrics.taken_over.inc(len(taken))
             self._requeued(taken)
 
     async def _take_over(self, dead: Sequence[UUID]) -> None:
@@ -275,6 +276,7 @@ class Worker:
         finally:
             self._taking_over = False
         logger.warning("%d workers died; %d runs return to the queue", len(dead), len(taken))
+        self._shop.metrics.taken_over.inc(len(taken))
         if taken:
             self._requeued(taken)
 

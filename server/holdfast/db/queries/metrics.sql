@@ -17,6 +17,23 @@ SELECT count(*) AS n_pending,
        max(waited) FILTER (WHERE is_due AND NOT is_blocked) AS pending_unblocked_runs_wait_time_max_secs
 FROM pending
 
+-- name: operations
+-- Every subquery reads the rows of a small table or of a partial index.
+SELECT (SELECT count(*) FROM holdfast.approvals WHERE state IN ('pending', 'answering', 'expiring'))
+           AS approvals_pending,
+       (SELECT extract(epoch FROM holdfast.now() - min(asked_at)) FROM holdfast.approvals
+        WHERE state IN ('pending', 'answering', 'expiring')) AS approval_oldest_seconds,
+       (SELECT count(*) FROM holdfast.deliveries WHERE state = 'waiting') AS webhooks_waiting,
+       (SELECT extract(epoch FROM holdfast.now() - min(ended_at)) FROM holdfast.deliveries WHERE state = 'waiting')
+           AS webhook_oldest_seconds,
+       (SELECT count(*) FROM holdfast.workers WHERE lease_until > holdfast.now()) AS workers_alive,
+       (SELECT extract(epoch FROM holdfast.now() - min(seen_at)) FROM holdfast.workers
+        WHERE lease_until > holdfast.now()) AS lease_age_seconds,
+       (SELECT extract(epoch FROM holdfast.now() - min(started_at)) FROM holdfast.runs WHERE status = 'running')
+           AS run_oldest_seconds,
+       (SELECT count(*) FROM holdfast.runs r WHERE status = 'running'
+          AND NOT EXISTS (SELECT FROM holdfast.workers w WHERE w.worker_id = r.worker_id)) AS runs_without_worker
+
 -- name: storage
 SELECT measured_at, report, extract(epoch FROM holdfast.now() - measured_at)::float AS age
 FROM holdfast.storage_report

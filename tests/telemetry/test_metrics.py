@@ -1,0 +1,179 @@
+"""What `GET /metrics` says of a working server, and that rules and dashboard ask for nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.conftest import PROJECT
+from tests.support.proxy import Proxy
+from tests.support.server import ROOT, Server
+from tests.support.talk import new_thread, start, stream, until, until_running, wait
+
+RULES = ROOT / "deploy" / "prometheus" / "rules.yml"
+DASHBOARD = ROOT / "deploy" / "grafana" / "dashboards" / "holdfast.json"
+_NAME = re.compile(r"\b(?:holdfast|agent|process)_[a-z0-9_]+\b")
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def scraped(url: str) -> Samples:
+    families = text_string_to_metric_families(httpx.get(f"{url}/metrics").raise_for_status().text)
+    return {(each.name, frozenset(each.labels.items())): each.value for family in families for each in family.samples}
+
+
+def value(samples: Samples, name: str, **labels: str) -> float:
+    """The sum over what has that name and those labels."""
+    return sum(
+        number for (known, has), number in samples.items() if known == name and labels.items() <= dict(has).items()
+    )
+
+
+@pytest.fixture
+def server(database_url: str) -> Iterator[Server]:
+    with Server(config=PROJECT, database_url=database_url) as running:
+        yield running
+
+
+def test_O2_runs_are_counted_by_graph_and_status_and_timed(server: Server) -> None:
+    with server.http(timeout=30) as http:
+        for _ in range(3):
+            wait(http, new_thread(http), "steps", input={"log": [], "count": 1})
+        wait(http, new_thread(http), "failing", input={"log": []})
+        stream(http, new_thread(http), "steps", input={"log": [], "count": 1})
+        seen = scraped(server.url)
+        assert value(seen, "holdfast_runs_ended_total", graph="steps", status="success") == 4
+        assert value(seen, "holdfast_runs_ended_total", graph="failing", status="error") == 1
+        assert value(seen, "holdfast_run_seconds_count", graph="steps") == 4
+        assert value(seen, "holdfast_run_wait_seconds_count", graph="steps") == 4
+        assert value(seen, "holdfast_http_requests_total", path="/threads/{thread_id}/runs/wait", status="200") == 4
+        assert value(seen, "holdfast_http_request_seconds_count", path="/threads/{thread_id}/runs/wait") == 4
+        assert value(seen, "holdfast_stream_first_event_seconds_count", path="/threads/{thread_id}/runs/stream") == 1
+        assert value(seen, "holdfast_http_request_seconds_count", path="/threads/{thread_id}/runs/stream") == 0
+
+
+def test_O2_what_goes_on_is_a_gauge_that_comes_down_again(server: Server) -> None:
+    with server.http(timeout=30) as http:
+        thread = new_thread(http)
+        run = start(http, thread, "steps", input={"log": [], "count": 1, "pause": 60})
+        until_running(http, thread, run)
+        assert value(scraped(server.url), "holdfast_runs_executing") == 1
+        http.post(f"/threads/{thread}/runs/{run}/cancel", params={"wait": "true"}).raise_for_status()
+        until(lambda: value(scraped(server.url), "holdfast_runs_executing") == 0, "none is executed any more")
+        assert value(scraped(server.url), "holdfast_runs_ended_total", status="interrupted") == 1
+
+
+def test_O2_questions_that_wait_for_a_human_are_counted(server: Server) -> None:
+    with server.http(timeout=30) as http:
+        assert value(scraped(server.url), "holdfast_approvals_pending") == 0
+        wait(http, new_thread(http), "approve", input={"log": []})
+        until(lambda: value(scraped(server.url), "holdfast_approvals_pending") == 1, "it is there")
+        assert value(scraped(server.url), "holdfast_approval_oldest_seconds") > 0
+
+
+def test_O2_runs_of_a_dead_worker_are_counted_where_they_are_taken_over(database_url: str) -> None:
+    with (
+        Server(config=PROJECT, database_url=database_url) as dies,
+        Server(config=PROJECT, database_url=database_url) as lives,
+    ):
+        with dies.http(timeout=30) as http:
+            thread = new_thread(http)
+            run = start(http, thread, "steps", input={"log": [], "count": 3, "pause": 1.0})
+            until_running(http, thread, run)
+        dies.kill()
+        until(lambda: value(scraped(lives.url), "holdfast_runs_taken_over_total") == 1, "it was taken over")
+        until(
+            lambda: value(scraped(lives.url), "holdfast_run_further_attempts_total", graph="steps") == 1, "it goes on"
+        )
+
+
+def test_O2_figures_are_there_while_the_database_is_not(database_url: str) -> None:
+    with Proxy(database_url) as proxy, Server(config=PROJECT, database_url=proxy.url) as server:
+        assert value(scraped(server.url), "holdfast_database_up") == 1
+        proxy.cut(refuse=True)
+        until(lambda: value(scraped(server.url), "holdfast_database_up") == 0, "it says so")
+        assert value(scraped(server.url), "holdfast_build_info") == 1
+
+
+def test_O2_several_processes_tell_of_all_whichever_answers(database_url: str) -> None:
+    with Server(config=PROJECT, database_url=database_url, processes=2) as server:
+        runs = 12
+        for _ in range(runs):
+            with server.http(timeout=30) as http:  # a connection each, which the kernel deals out
+                wait(http, new_thread(http), "steps", input={"log": [], "count": 1})
+        for _ in range(8):
+            assert value(scraped(server.url), "holdfast_runs_ended_total", graph="steps") == runs
+        [one, *_] = sorted(server.siblings)
+        subprocess.run(["kill", "-9", str(one)], check=True)
+        until(lambda: len(server.siblings - {one}) == 2, "another one is there", 60.0)
+        until(lambda: value(scraped(server.url), "holdfast_workers_alive") == 2, "it is at work", 60.0)
+        assert value(scraped(server.url), "holdfast_runs_ended_total", graph="steps") == runs, "the dead count, too"
+
+
+def test_O7_rules_and_dashboard_ask_for_figures_that_a_server_has(database_url: str) -> None:
+    with Server(config=ROOT / "langgraph.json", database_url=database_url) as server, server.http(timeout=30) as http:
+        said = {"messages": [{"role": "user", "content": "what is 6 * 7"}]}
+        wait(http, new_thread(http), "agent", input=said)
+        stream(http, new_thread(http), "agent", input=said)
+        text = until(lambda: with_gauges(server.url), "gauges and storage are there", 90.0)
+    known = set(_NAME.findall(text))
+    # Counters have a `_total` and appear with their first label; those of a cache only with one.
+    asked = set(_NAME.findall(RULES.read_text())) | {
+        name for target in targets() for name in _NAME.findall(target["expr"])
+    }
+    assert asked - known - {"agent_cache_lookups_total", "holdfast_run_further_attempts_total"} == set()
+
+
+def with_gauges(url: str) -> str:
+    text = httpx.get(f"{url}/metrics").text
+    return text if "holdfast_largest_thread_bytes{" in text and "holdfast_pool_connections{" in text else ""
+
+
+def targets() -> list[dict[str, str]]:
+    return [target for panel in json.loads(DASHBOARD.read_text())["panels"] for target in panel.get("targets", [])]
+
+
+@pytest.fixture(scope="module")
+def promtool() -> str:
+    """Debian's."""
+    if shutil.which("promtool") is None:
+        if shutil.which("apt-get") is None:
+            pytest.skip("promtool comes from Debian's package prometheus, and this is no Debian")
+        subprocess.run(["apt-get", "update", "-q"], check=True, capture_output=True)
+        subprocess.run(["apt-get", "install", "-q", "-y", "prometheus"], check=True, capture_output=True)
+    return str(shutil.which("promtool"))
+
+
+def test_O6_the_alert_rules_load_and_fire_when_they_should(promtool: str) -> None:
+    for words in (["check", "rules", "rules.yml"], ["test", "rules", "rules.test.yml"]):
+        done = subprocess.run([promtool, *words], cwd=RULES.parent, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_O7_every_query_of_the_dashboard_is_one(promtool: str, tmp_path: Path) -> None:
+    rules = [
+        {"record": f"q{number}", "expr": target["expr"].replace("$__rate_interval", "5m")}
+        for number, target in enumerate(targets())
+    ]
+    file = tmp_path / "queries.yml"
+    file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))  # JSON is YAML
+    done = subprocess.run([promtool, "check", "rules", str(file)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(rules) > 20
+
+
+def test_every_alert_says_what_to_do() -> None:
+    recipes = (ROOT / "docs" / "operations.md").read_text()
+    anchors = {
+        re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in re.findall("^#+ (.*)$", recipes, re.M)
+    }
+    named = set(re.findall(r"docs/operations\.md#([a-z0-9-]+)", RULES.read_text()))
+    assert named
+    assert named <= anchors
