@@ -16,6 +16,7 @@ import asyncio
 import logging
 import os
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -55,6 +56,8 @@ from holdfast.project import Project, load_project
 from holdfast.rules.caller import LOCAL
 from holdfast.rules.webhook import UrlPolicy
 from holdfast.settings import Settings
+from holdfast.telemetry.logs import configure_logging
+from holdfast.telemetry.looplag import watching
 from holdfast.wire.webhooks import custom_headers
 from holdfast.worker.approvals import act_on_due
 from holdfast.worker.catalog import GraphCatalog
@@ -111,6 +114,7 @@ async def run(
         sibling: this is one of several processes of a `serve`.
     """
     project = load_project(settings.config)
+    configure_logging(settings, {**project.env, **os.environ}, sys.stdout)
     for warning in project.warnings:
         logger.warning("%s", warning)
     if part in SERVING:
@@ -181,7 +185,9 @@ async def _assembled(
         tasks.start("bell", parts.bell.listen(), may_end=True)
         tasks.start("news", parts.events.watch())
         stack.push_async_callback(tasks.stop)
-        services = _services(parts, worker or Idle(), gate, Traffic(board.number if board else None))
+        traffic = Traffic(board.number if board else None)
+        stack.enter_context(watching(settings.loop_lag_seconds, traffic.registry))
+        services = _services(parts, worker or Idle(), gate, traffic)
         if worker is not None:
             tasks.start("crons", keep_looking(partial(fire_due, parts.crons, partial(fire, services)), "crons"))
             deadlines = partial(act_on_due, parts.approvals, partial(expire, services))
