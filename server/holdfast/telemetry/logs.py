@@ -21,7 +21,7 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from holdfast.settings import Settings
-from holdfast.telemetry.masking import known_secrets, masked
+from holdfast.telemetry.masking import known_secrets, masked, names_secret
 
 UNFINISHED = "ASGI callable returned without completing response."
 
@@ -89,6 +89,11 @@ def _with_node(_logger: object, _method: str, event: EventDict) -> EventDict:
     return event
 
 
+def _without_colours(_logger: object, _method: str, event: EventDict) -> EventDict:
+    event.pop("color_message", None)  # uvicorn says everything twice
+    return event
+
+
 _ABOUT: Sequence[Processor] = (
     structlog.contextvars.merge_contextvars,
     _with_node,
@@ -109,6 +114,7 @@ def _formatter(settings: Settings, environment: Mapping[str, str], stream: TextI
         foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *_ABOUT],
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            _without_colours,
             structlog.processors.StackInfoRenderer(),
             structlog.processors.format_exc_info,
             *masking,
@@ -124,8 +130,11 @@ class _Masking:
         self._secrets = secrets
 
     def __call__(self, _logger: object, _method: str, event: EventDict) -> EventDict:
-        hidden: EventDict = masked({name: value for name, value in event.items() if name not in _OURS}, self._secrets)
-        return {**event, **hidden}
+        # The names of fields are written in code, and stay.
+        return {
+            name: value if name in _OURS else "[secret]" if names_secret(name, value) else masked(value, self._secrets)
+            for name, value in event.items()
+        }
 
 
 def _as_json(_logger: object, _method: str, event: EventDict) -> str:

@@ -16,7 +16,7 @@ import sysconfig
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import Context
 from pathlib import Path
@@ -36,6 +36,7 @@ LONGEST_SECONDS = 5.0
 """After so long the warning does not wait for the end."""
 BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
+_LOOP = ("/asyncio/runners.py", "/asyncio/base_events.py", "/asyncio/events.py")
 _NOT_THE_USERS = (
     *(sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")),
     str(Path(__file__).parents[1]),
@@ -123,7 +124,7 @@ class _Seen:
     def __init__(self, doer: object, frame: FrameType, ids: Mapping[str, Any]) -> None:
         self.doer = doer
         self.ids = ids
-        frames = traceback.extract_stack(frame)
+        frames = _below_the_loop(traceback.extract_stack(frame))
         self.stack = "".join(traceback.format_list(frames)).rstrip()
         users = [entry for entry in frames if not entry.filename.startswith(_NOT_THE_USERS)]
         nearest = (users or frames)[-1]
@@ -144,14 +145,20 @@ def watching(seconds: float, registry: CollectorRegistry | None = None) -> Itera
         lag.stop()
 
 
+def _below_the_loop(frames: Sequence[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
+    """Without how the process got to its event loop."""
+    loops = [place for place, frame in enumerate(frames) if frame.filename.endswith(_LOOP)]
+    return list(frames[loops[-1] + 1 :] if loops and loops[-1] + 1 < len(frames) else frames)
+
+
 def _is_idle(frame: FrameType) -> bool:
     # uvloop waits in C, below the frame of whoever runs it.
-    return frame.f_code.co_filename.endswith(("selectors.py", "asyncio/runners.py"))
+    return frame.f_code.co_filename.endswith(("/selectors.py", *_LOOP))
 
 
 def _context(task: asyncio.Task[Any] | None) -> dict[str, Any]:
     """The ids of a task's context."""
-    get_context = getattr(task, "get_context", None)  # from Python 3.12 on
+    get_context = getattr(task, "get_context", None)  # from Python 3.12 on; before, the tasks of runs have it
     if get_context is None:
         return {}
     context: Context = get_context()
