@@ -11,6 +11,7 @@ import pytest
 import uvloop
 
 from holdfast.telemetry.looplag import LoopLag, watching
+from tests.db.stage import until
 
 LATE = 0.1
 BLOCKED = 6 * LATE
@@ -46,9 +47,7 @@ def test_who_blocks_the_loop_is_named_once(
                 await asyncio.create_task(blocking())
             else:
                 asyncio.get_running_loop().call_soon(block)
-            async with asyncio.timeout(WAIT_SECONDS):
-                while late(lag) < 1:  # which it counts after it has told
-                    await asyncio.sleep(0.01)
+            await until(lambda: late(lag) >= 1)  # which it counts after it has told
             [record] = told(caplog)
         assert "blocked the event loop" in record.getMessage()
         assert f"in block ({__file__}" in record.getMessage()
