@@ -126,4 +126,6 @@ def _request_id(given: list[str]) -> str:
 
 def _named_ids(scope: Scope) -> Mapping[str, str]:
     path = scope.get("path_params") or {}
-    return {name: path[name] for name in _NAMED_IN_PATHS if name in path and _UUID.fullmatch(str(path[name]))}
+    named = {name: str(path[name]) for name in _NAMED_IN_PATHS if name in path}
+    # Anything else is text of the caller's, as the path itself is.
+    return {name: value for name, value in named.items() if _UUID.fullmatch(value)}

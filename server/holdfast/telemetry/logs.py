@@ -35,7 +35,7 @@ QUIET: Mapping[str, int | str] = {
 """Loggers that say more than anybody wants to read; `LOG_LEVELS` can change it."""
 
 _OURS = frozenset({*IDS, "timestamp", "level", "logger"} - {"request_id", "user"})
-"""What no caller can write into."""
+"""Fields that need no look: only we and a graph's own code write them, and nearly every line has them."""
 
 
 def configure_logging(settings: Settings, environment: Mapping[str, str], stream: TextIO | None = None) -> None:
@@ -63,11 +63,6 @@ def configure_logging(settings: Settings, environment: Mapping[str, str], stream
         wrapper_class=structlog.stdlib.BoundLogger,
         logger_factory=structlog.stdlib.LoggerFactory(),
     )
-
-
-def is_json(settings: Settings, stream: TextIO) -> bool:
-    """Whether lines on this stream are for machines."""
-    return settings.log_format == "json" or (settings.log_format is None and not stream.isatty())
 
 
 def current_node(config: Mapping[str, Any] | None) -> str | None:
@@ -105,7 +100,7 @@ _ABOUT: Sequence[Processor] = (
 
 def _formatter(settings: Settings, environment: Mapping[str, str], stream: TextIO) -> logging.Formatter:
     last: Processor = _as_json
-    if not is_json(settings, stream):
+    if not _is_json(settings, stream):
         last = structlog.dev.ConsoleRenderer(
             colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback, pad_event_to=0
         )
@@ -121,6 +116,11 @@ def _formatter(settings: Settings, environment: Mapping[str, str], stream: TextI
             last,
         ],
     )
+
+
+def _is_json(settings: Settings, stream: TextIO) -> bool:
+    """Whether lines on this stream are for machines."""
+    return settings.log_format == "json" or (settings.log_format is None and not stream.isatty())
 
 
 class _Masking:
