@@ -5,6 +5,7 @@ Imports are inside the commands on purpose: `--help` answers at once.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
@@ -199,7 +200,8 @@ def _run(part: Literal["serve", "api", "worker"], **given: Any) -> None:
 
     def ready(url: str, database_url: str, auth: str | None) -> None:
         _collect_rarely()
-        print(welcome(settings, part, url, database_url, auth), flush=True)
+        # For people; stdout has the log.
+        print(welcome(settings, part, url, database_url, auth), file=sys.stderr, flush=True)
 
     if part == "serve" and settings.processes > 1:
         from holdfast.supervisor import supervise
@@ -223,7 +225,7 @@ def _settings(**given: Any) -> Settings:
     from holdfast.telemetry.logs import configure_logging
 
     settings = load_settings(**given)
-    configure_logging(settings.log_level)
+    configure_logging(settings, os.environ)
     return settings
 
 

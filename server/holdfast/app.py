@@ -16,6 +16,7 @@ import asyncio
 import logging
 import os
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -56,6 +57,8 @@ from holdfast.project import Project, load_project
 from holdfast.rules.caller import LOCAL
 from holdfast.rules.webhook import UrlPolicy
 from holdfast.settings import Settings
+from holdfast.telemetry.logs import configure_logging
+from holdfast.telemetry.looplag import watching
 from holdfast.wire.webhooks import custom_headers
 from holdfast.worker.approvals import act_on_due
 from holdfast.worker.catalog import GraphCatalog
@@ -112,6 +115,7 @@ async def run(
         sibling: this is one of several processes of a `serve`.
     """
     project = load_project(settings.config)
+    configure_logging(settings, {**project.env, **os.environ}, sys.stdout)
     for warning in project.warnings:
         logger.warning("%s", warning)
     if part in SERVING:
@@ -183,6 +187,7 @@ async def _assembled(
         tasks.start("news", parts.events.watch())
         tasks.start("figures", keep_figures(parts.metrics, parts.database))
         stack.push_async_callback(tasks.stop)
+        stack.enter_context(watching(settings.loop_lag_seconds, parts.metrics.lag_seconds))
         services = _services(parts, worker or Idle(), gate)
         if worker is not None:
             tasks.start("crons", keep_looking(partial(fire_due, parts.crons, partial(fire, services)), "crons"))

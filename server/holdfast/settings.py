@@ -6,6 +6,7 @@ has one (`DATABASE_URI`, `N_JOBS_PER_WORKER`, `BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS
 
 from __future__ import annotations
 
+import logging
 from base64 import b64decode
 from pathlib import Path
 from typing import Annotated, Literal
@@ -34,7 +35,12 @@ class Settings(BaseSettings):
     mount_prefix: str = Field("", validation_alias=_env("MOUNT_PREFIX"))
     processes: int = Field(1, validation_alias=_env("HOLDFAST_PROCESSES"), ge=1)
     data_dir: Path = Field(Path(".holdfast"), validation_alias=_env("HOLDFAST_DATA_DIR"))
-    log_level: str = Field("info", validation_alias=_env("LOG_LEVEL"))
+    log_level: str = Field("INFO", validation_alias=_env("LOG_LEVEL"))
+    log_levels: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict, validation_alias=_env("LOG_LEVELS"))
+    log_format: Literal["json", "console"] | None = Field(None, validation_alias=_env("LOG_FORMAT"))
+    log_access: bool = Field(True, validation_alias=_env("LOG_ACCESS"))
+    log_redact: bool = Field(True, validation_alias=_env("LOG_REDACT"))
+    loop_lag_seconds: float = Field(0.25, validation_alias=_env("LOOP_LAG_SECONDS"), ge=0)
 
     database_url: str | None = Field(
         None, validation_alias=_env("DATABASE_URL", "DATABASE_URI", "POSTGRES_URI"), repr=False
@@ -62,6 +68,22 @@ class Settings(BaseSettings):
     webhook_secrets: Annotated[tuple[bytes, ...], NoDecode] = Field(
         (), validation_alias=_env("HOLDFAST_WEBHOOK_SECRET"), repr=False
     )
+
+    @field_validator("log_level")
+    @classmethod
+    def _known_level(cls, value: str) -> str:
+        return _level(value)
+
+    @field_validator("log_levels", mode="before")
+    @classmethod
+    def _level_by_logger(cls, value: object) -> object:
+        """`logger=level,logger=level` -> {logger: LEVEL}."""
+        if not isinstance(value, str):
+            return value
+        pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
+        if not all(name.strip() for name, _, _ in pairs):
+            raise ValueError("must be comma-separated logger=level pairs")
+        return {name.strip(): _level(level) for name, _, level in pairs}
 
     @field_validator("api_keys", mode="before")
     @classmethod
@@ -116,6 +138,13 @@ class Settings(BaseSettings):
         if self.database_direct_url:
             return self.database_direct_url
         return None if self.pooler == "transaction" else self.database_url
+
+
+def _level(name: str) -> str:
+    level = name.strip().upper()
+    if level not in logging.getLevelNamesMapping():
+        raise ValueError(f"{name.strip()!r} is no level: must be debug, info, warning, error or critical")
+    return level
 
 
 def load_settings(**overrides: object) -> Settings:

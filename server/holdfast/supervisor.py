@@ -27,6 +27,7 @@ from holdfast.foundation import laid
 from holdfast.process import Tasks, first, shared_door, signals
 from holdfast.project import load_project
 from holdfast.settings import Settings
+from holdfast.telemetry.logs import configure_logging
 from holdfast.telemetry.metrics import DIRECTORY, forget
 from holdfast.worker import siblings
 
@@ -49,6 +50,7 @@ async def supervise(settings: Settings, announce: Callable[[str, str, str | None
         SystemExit: status 1: the processes cannot be had, or did not end as they should.
     """
     project = load_project(settings.config)
+    configure_logging(settings, {**project.env, **os.environ}, sys.stdout)
     auth = project.sections.auth.path
     settings.check_door(has_custom_auth=auth is not None)
     async with AsyncExitStack() as stack:

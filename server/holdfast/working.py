@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -21,6 +23,7 @@ from holdfast.process import Tasks, first, leave_within, signals
 from holdfast.project import load_project
 from holdfast.sections import StoreTtl
 from holdfast.settings import Settings
+from holdfast.telemetry.logs import configure_logging
 from holdfast.worker import exits
 from holdfast.worker.execute import Workshop
 from holdfast.worker.graphs import Graphs
@@ -89,6 +92,7 @@ async def run_alone(settings: Settings, suspect: UUID, ready: Callable[[], None]
     if settings.database_url is None:
         raise SettingsError("'holdfast isolated' is started by workers, which tell it DATABASE_URL")
     project = load_project(settings.config)
+    configure_logging(settings, {**project.env, **os.environ}, sys.stdout)
     async with AsyncExitStack() as stack:
         failed, over = asyncio.Event(), asyncio.Event()
         tasks = Tasks(failed)

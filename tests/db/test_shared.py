@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextvars import ContextVar
 
 import pytest
 
@@ -38,6 +39,16 @@ async def asking(shared: Shared[str, int], oracle: Oracle, number: int) -> list[
     for _ in range(3):
         await asyncio.sleep(0)
     return tasks
+
+
+async def test_a_question_is_nobodys_in_particular() -> None:
+    asker = ContextVar("asker", default="nobody")
+    asker.set("the first")
+
+    async def question() -> str:
+        return asker.get()
+
+    assert await Shared[str, str]().ask("it", question) == "nobody"
 
 
 async def test_whoever_comes_while_a_question_is_under_way_gets_the_answer_of_the_next() -> None:

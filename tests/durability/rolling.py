@@ -265,8 +265,13 @@ def side_by_side(trial: Trial, tally: Tally, cluster: Cluster, seconds: float) -
         for talk in talks:
             talk.result()
         for version, server in (("old", old), ("new", new)):
-            bad = [line for line in server.log.splitlines() if " ERROR " in line or line.startswith("Traceback")]
+            bad = [line for line in server.log.splitlines() if line.startswith("Traceback") or _is_error(line)]
             tally.fault(f"errors in the log of the {version} version", bad)
+
+
+def _is_error(line: str) -> bool:
+    # As the old version says it, and as the new one does.
+    return any(level in line for level in (" ERROR ", " CRITICAL ", "[error ", "[critical "))
 
 
 def _check_out(commit: str, place: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.rules.headers import CREDENTIALS, TRACING, visible
+from holdfast.rules.headers import CREDENTIALS, TRACING, logged, visible
 
 SENT = [("X-Team", "a"), ("x-user-id", "7"), ("X-Secret-Thing", "s"), ("Accept", "*/*")]
 
@@ -29,11 +29,13 @@ def test_a_header_passes_that_is_listed_and_not_excluded(
     includes: list[str], excludes: list[str], passing: dict[str, str]
 ) -> None:
     assert visible(SENT, includes=includes, excludes=excludes) == passing
+    assert logged(SENT, includes=includes, excludes=excludes) == passing
 
 
 @pytest.mark.parametrize("name", sorted(CREDENTIALS))
 def test_a_credential_never_passes(name: str) -> None:
     assert visible([(name.title(), "s"), (name, "s")], includes=["*", name]) == {}
+    assert logged([(name.title(), "s")], includes=["*", name]) == {}
 
 
 @pytest.mark.parametrize("name", ["run_id", "thread_id", "langgraph_auth_user", "__pregel_store", "checkpoint_id"])

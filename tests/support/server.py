@@ -74,7 +74,8 @@ class Server(Elsewhere):
         # Beside the tests lies a directory named `server`, which no project should find.
         path = [str(tree / "server"), *([str(ROOT)] if planted else [])]
         around = {name: value for name, value in os.environ.items() if name != "OPENAI_API_KEY"}
-        self._environment = {**around, "PYTHONPATH": os.pathsep.join(path), **environment}
+        readable = {"LOG_FORMAT": "console"}
+        self._environment = {**around, **readable, "PYTHONPATH": os.pathsep.join(path), **environment}
         if not database_url:
             # A data directory asks for the embedded Postgres, whatever this machine offers.
             self._environment.pop("DATABASE_URL", None)

@@ -29,13 +29,21 @@ from holdfast.api import (
     threads,
     threadstream,
 )
+from holdfast.api.access import observed
 from holdfast.api.customapp import CustomApp
 from holdfast.api.deps import Services
 from holdfast.api.openapi import apart, document, operation_id
 from holdfast.api.responses import Json
 from holdfast.sections import AuthSection, Cors, HttpSection
 
-EXPOSED_HEADERS = ["content-location", "idempotent-replayed", "location", "x-pagination-next", "x-pagination-total"]
+EXPOSED_HEADERS = [
+    "content-location",
+    "idempotent-replayed",
+    "location",
+    "x-pagination-next",
+    "x-pagination-total",
+    "x-request-id",
+]
 """What browsers may read. With `location` a browser's SDK reconnects to a cut stream; without it, it cannot."""
 
 DOCS_ASSETS = "/docs/assets"
@@ -88,7 +96,7 @@ def routers(http: HttpSection) -> Iterator[tuple[bool, APIRouter]]:
 def serving(
     app: FastAPI, services: Services, *, http: HttpSection, auth: AuthSection, custom: CustomApp | None, prefix: str
 ) -> ASGIApp:
-    """All that answers requests, from the outside in: prefix, metrics, CORS, the project's own app, our API."""
+    """All that answers requests, from the outside in: prefix, access log, metrics, CORS, the project's app, our API."""
     document_with(app, custom, auth)
     inner: ASGIApp = app
     if custom is not None:
@@ -96,6 +104,7 @@ def serving(
     if http.cors is not None or custom is None or not custom.has_cors:
         inner = with_cors(inner, http.cors or Cors(expose_headers=EXPOSED_HEADERS))
     inner = services.traffic.counting(parting(inner, services.leaving))
+    inner = observed(inner, says=services.settings.log_access, patterns=http.logging_headers)
     return below(prefix, inner) if prefix else inner
 
 

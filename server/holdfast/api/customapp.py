@@ -23,8 +23,8 @@ from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
+from holdfast.api.access import recognised
 from holdfast.api.auth import Gate
-from holdfast.api.deps import CALLER
 from holdfast.api.problems import refusal
 from holdfast.api.reading import again
 from holdfast.api.responses import CUT
@@ -113,7 +113,7 @@ class _Door:
             answer: ASGIApp = WebSocketClose(1008) if scope["type"] == "websocket" else refusal(error)
             await answer(scope, receive, send)
             return
-        scope[CALLER] = caller
+        recognised(scope, caller)
         scope["user"] = caller.user or User(identity=caller.owner)
         scope["auth"] = AuthCredentials(list(caller.permissions))
         await self._app(scope, again(scope, receive), send)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, RootModel, ValidationError
 from starlette.requests import HTTPConnection
 
 from holdfast.api import reading
+from holdfast.api.access import CALLER, recognised
 from holdfast.api.asking import Asking
 from holdfast.api.auth import Action, Gate, Resource
 from holdfast.api.problems import invalid
@@ -46,9 +47,6 @@ from holdfast.sections import Sections
 from holdfast.settings import Settings
 
 Body = TypeVar("Body", bound=BaseModel)
-
-CALLER = "holdfast.caller"
-"""Where the ASGI scope holds the caller of a request that was authenticated before it was routed."""
 
 
 class Dispatcher(Protocol):
@@ -211,9 +209,9 @@ About = Callable[[Any], Awaitable[dict[str, Any]]]
 async def admitted(request: HTTPConnection, with_: With) -> Caller:
     """The caller behind a request, whom the gate was asked about once."""
     if CALLER not in request.scope:
-        request.scope[CALLER] = await with_.gate.admit(request)
-    caller: Caller = request.scope[CALLER]
-    return caller
+        return recognised(request.scope, await with_.gate.admit(request))
+    # The project's middleware may have run since, in a task and a context of its own.
+    return recognised(request.scope, request.scope[CALLER])
 
 
 @dataclass(frozen=True, slots=True)

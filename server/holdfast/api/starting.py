@@ -11,7 +11,9 @@ from uuid import UUID
 import uuid_utils.compat as uuids
 from pydantic import BaseModel
 from starlette.requests import Request
+from structlog.contextvars import bind_contextvars
 
+from holdfast.api.access import REQUEST_ID
 from holdfast.api.assistants import resolve
 from holdfast.api.cancelling import tell
 from holdfast.api.deps import Services, services
@@ -78,7 +80,7 @@ def origin(request: Request) -> Origin:
     """
     patterns = services(request).sections.http.configurable_headers or NO_PATTERNS
     return Origin(
-        request.headers.get("x-request-id") or str(uuids.uuid7()),
+        request.scope.get(REQUEST_ID) or str(uuids.uuid7()),
         headers=visible(request.headers.items(), includes=patterns.includes, excludes=patterns.excludes),
         idempotency_key=key_name(request.headers.getlist(HEADER)),
         operation=request.url.path,
@@ -107,6 +109,7 @@ async def start(
         return [Started(new.run_id, new.thread_id)] if before is None else await _again(with_, who, before)
 
     [started] = await _once(with_, who, key, admit)
+    bind_contextvars(run_id=str(started.run_id), thread_id=str(started.thread_id))
     return started
 
 

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
+from contextvars import Context
 from typing import Literal
 
 import psycopg
@@ -60,7 +61,8 @@ class Bell:
         """Wake the other processes; returns at once. This process's own listeners are not called."""
         self._waiting[f"{tone}:{about}"] = None
         if self._ringing is None or self._ringing.done():
-            self._ringing = asyncio.create_task(self._send(), name="bell-ring")
+            # A context of its own: it rings for everybody, not for the request that happened to come first.
+            self._ringing = Context().run(asyncio.create_task, self._send(), name="bell-ring")
 
     async def listen(self) -> None:
         """Listen until cancelled; ends at once where there is no place to listen."""

@@ -91,12 +91,10 @@ class Figures:
 
 
 async def keep_figures(metrics: Metrics, database: Database) -> None:
-    """Bring the gauges of pool and event loop up to date every `LOOK_SECONDS`, until cancelled."""
+    """Bring the gauges of the pool up to date every `LOOK_SECONDS`, until cancelled."""
     waited = 0.0
     while True:
-        asked = time.monotonic()
         await asyncio.sleep(LOOK_SECONDS)
-        metrics.lag_seconds.set(max(0.0, time.monotonic() - asked - LOOK_SECONDS))
         pool = database.pool.get_stats()
         metrics.pool.labels("open").set(pool.get("pool_size", 0))
         metrics.pool.labels("idle").set(pool.get("pool_available", 0))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
+from contextvars import Context
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -47,7 +48,9 @@ class Shared(Generic[K, T]):
     def _begun(self, key: K, question: Callable[[], Awaitable[T]]) -> _Asked[T]:
         before = self._under_way.get(key)
         asked = _Asked[T]()
-        asked.task = asyncio.create_task(self._answer(key, question, asked, before), name=f"shared-{key}")
+        answer = self._answer(key, question, asked, before)
+        # A context of its own: it answers everybody, not only the request that happened to ask first.
+        asked.task = Context().run(asyncio.create_task, answer, name=f"shared-{key}")
         (self._next if before else self._under_way)[key] = asked
         return asked
 

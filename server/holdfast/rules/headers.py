@@ -1,8 +1,9 @@
-"""Which headers of a request a run may see (`http.configurable_headers` of langgraph.json).
+"""Which headers of a request a run may see (`http.configurable_headers` of langgraph.json), and which are logged
+(`http.logging_headers`).
 
 Only what the project lists; `*` stands for anything, excludes win over includes. Credentials never pass, whatever the
-project lists, nor does a name that means something else among a run's configurable values. The two headers that carry
-a trace on always pass.
+project lists. Nor does a run see a name that means something else among its configurable values, and the two headers
+that carry a trace on it always sees.
 """
 
 from __future__ import annotations
@@ -27,6 +28,19 @@ def visible(
         if name in TRACING or (_harmless(name) and wanted.fullmatch(name) and not unwanted.fullmatch(name)):
             passing[name] = f"{passing[name]}, {value}" if name in passing else value
     return passing
+
+
+def logged(
+    headers: Iterable[tuple[str, str]], *, includes: Sequence[str] = (), excludes: Sequence[str] = ()
+) -> dict[str, str]:
+    """The headers that are logged, under their names in lower case."""
+    wanted, unwanted = _pattern(includes), _pattern(excludes)
+    named = ((name.lower(), value) for name, value in headers)
+    return {
+        name: value
+        for name, value in named
+        if name not in CREDENTIALS and wanted.fullmatch(name) and not unwanted.fullmatch(name)
+    }
 
 
 def _harmless(name: str) -> bool:

@@ -26,6 +26,7 @@ DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 _ANSWERS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
 _RUNS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+_LAGS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _WAITS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0)
 
 
@@ -92,11 +93,8 @@ class Metrics:
         self.pool_wait_seconds = Counter(
             "holdfast_pool_wait_seconds", "What calls have waited for connections", registry=registry
         )
-        self.lag_seconds = Gauge(
-            "holdfast_loop_lag_seconds",
-            "By how much the event loop was late when it was last looked at",
-            registry=registry,
-            multiprocess_mode="livemax",
+        self.lag_seconds = Histogram(
+            "holdfast_loop_lag_seconds", "How late the event loop was", buckets=_LAGS, registry=registry
         )
         built = Gauge(
             "holdfast_build_info",

@@ -28,6 +28,7 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphDrained
 from langgraph.runtime import RunControl
+from structlog.contextvars import bind_contextvars
 
 from holdfast.db.bell import Bell
 from holdfast.db.cancelling import cancel_error
@@ -139,6 +140,7 @@ class Execution:
 
     async def run(self) -> None:
         """Execute to the end; raises nothing that belongs to the run."""
+        bind_contextvars(**self._ids)
         claim = self.claim
         waited = claim.claimed_at - claim.created_at.timestamp() if claim.created_at else 0.0
         with self._shop.metrics.executing(claim.graph_id, attempt=claim.attempt, waited=waited):
@@ -168,6 +170,20 @@ class Execution:
             logger.exception("run %s could not be ended; it stays claimed until it is reconciled", self.claim.run_id)
         finally:
             self._shop.events.close_tape(self.claim.run_id, self.claim.thread_id, result, over=over)
+
+    @property
+    def _ids(self) -> dict[str, str]:
+        """What is on every line that is logged meanwhile, by whomever."""
+        run = self.claim
+        request_id = self._kwargs.config.get("configurable", {}).get("langgraph_request_id")
+        return {
+            "run_id": str(run.run_id),
+            "thread_id": str(run.thread_id),
+            "assistant_id": str(run.assistant_id),
+            "graph_id": run.graph_id,
+            "user": run.owner,
+            **({"request_id": str(request_id)} if request_id else {}),
+        }
 
     async def _recorded(self, end: RunEnd) -> RunEnd:
         """Record the end; a state that the thread row cannot hold costs the run its result, not the thread its life."""

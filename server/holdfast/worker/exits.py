@@ -7,8 +7,9 @@ all its runs would end. So whatever task is made inside a run, by LangGraph or b
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Coroutine
-from contextvars import ContextVar, copy_context
+from contextvars import Context, ContextVar, copy_context
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -35,10 +36,25 @@ def contain(loop: asyncio.AbstractEventLoop) -> None:
 def _task(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
     if not _in_a_run.get():
         return asyncio.Task(work, loop=loop, **options)
-    contained = asyncio.Task(_contained(work), loop=loop, **options)
+    contained = _RunsTask(_contained(work), loop=loop, **options)
     # A task that is cancelled before its first step never awaits what it was made for.
     contained.add_done_callback(lambda _: work.close())
     return contained
+
+
+if sys.version_info >= (3, 12):
+    _RunsTask = asyncio.Task
+else:
+
+    class _RunsTask(asyncio.Task[Any]):
+        """Knows its context, as all tasks do from Python 3.12 on: so `telemetry/looplag.py` knows whose it is."""
+
+        def __init__(self, work: Coroutine[Any, Any, Any], *, context: Context | None = None, **options: Any) -> None:
+            self._context_of_its_own = context or copy_context()
+            super().__init__(work, context=self._context_of_its_own, **options)
+
+        def get_context(self) -> Context:
+            return self._context_of_its_own
 
 
 async def _contained(work: Coroutine[Any, Any, T]) -> T:

@@ -18,6 +18,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import Context
 from uuid import UUID
 
 from holdfast.db.bell import Bell
@@ -236,7 +237,8 @@ class Worker:
         self._tell()
         if self._draining:
             execution.drain()
-        task = asyncio.create_task(execution.run(), name=f"run-{claim.run_id}")
+        # A context of its own: a run is not part of the request that brought it, nor of whatever woke the worker.
+        task = Context().run(asyncio.create_task, execution.run(), name=f"run-{claim.run_id}")
         self._tasks[claim.run_id] = task
         task.add_done_callback(lambda done: self._ended(claim, execution, done))
 
@@ -288,7 +290,7 @@ class Worker:
 
     def _spawn(self, work: object, name: str) -> None:
         assert asyncio.iscoroutine(work)
-        task = asyncio.create_task(_logged(work), name=f"worker-{name}")
+        task = Context().run(asyncio.create_task, _logged(work), name=f"worker-{name}")
         self._side_tasks.add(task)
         task.add_done_callback(self._side_tasks.discard)
 
