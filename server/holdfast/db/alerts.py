@@ -1,14 +1,13 @@
 """What is wrong and what was told of it (`rules/alert.py`): one round of all processes at a time, in one transaction.
 
-The messages of a round are written into the outbox of webhooks by the transaction that takes its steps. So whatever dies
-when, an alert that counts as told is in the outbox, and one that does not comes up again in the next round.
+The messages of a round are written into the outbox of webhooks by the transaction that takes its steps. So whatever
+dies when, an alert that counts as told is in the outbox, and one that does not comes up again in the next round.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 from holdfast.db.pool import REPEAT_SECONDS, Connection, Database
@@ -62,11 +61,10 @@ class Alerts:
         """
         async with self._database.transaction("worker") as conn:
             await self._see(conn, seen)
-            claimed = await (await conn.execute(self._sql["claim_round"], {"every": every})).fetchone()
-            if claimed is None:
+            if (await conn.execute(self._sql["claim_round"], {"every": every})).rowcount == 0:
                 return None
             await self._see(conn, sightings(await self._findings(conn, thresholds)))
-            bodies = await self._step(conn, claimed["now"], thresholds.repeat_seconds)
+            bodies = await self._step(conn, thresholds.repeat_seconds)
             params = {"urls": list(channels), "receivers": list(channels.values()), "bodies": bodies}
             return (await conn.execute(self._sql["post"], params)).rowcount
 
@@ -82,8 +80,11 @@ class Alerts:
             found[kind] = Finding(row["count"], row["seconds"], row["some"])
         return found
 
-    async def _step(self, conn: Connection, now: datetime, repeat_seconds: float) -> list[bytes]:
-        rows = await (await conn.execute(self._sql["due"], {"now": now, "most": MOST_STEPS})).fetchall()
+    async def _step(self, conn: Connection, repeat_seconds: float) -> list[bytes]:
+        rows = await (await conn.execute(self._sql["due"], {"most": MOST_STEPS})).fetchall()
+        if not rows:
+            return []
+        now = rows[0]["now"]
         moved = [(alert, made) for alert in map(_alert, rows) if (made := move(alert, now, repeat_seconds))]
         over = [alert.sighting for alert, made in moved if made in ("resolve", "forget")]
         told = [alert for alert, made in moved if made in ("fire", "remind")]

@@ -70,7 +70,7 @@ KINDS: Mapping[str, Kind] = {
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """`limits`: from when on, in seconds, by kind; None is never. `repeat_seconds`: what goes on is told again so often."""
+    """`limits`: from when on, in seconds, by kind; None is never. What goes on is told again every `repeat_seconds`."""
 
     limits: Mapping[str, float | None] = field(default_factory=dict)
     repeat_seconds: float = 14_400.0
@@ -180,13 +180,13 @@ def raised(given: object, message: str, severity: Severity) -> Sighting | None:
         message: the record's, which is the text.
         severity: by the record's level, where the alert names none.
     """
-    if not isinstance(given, Mapping) or not _KIND.fullmatch(str(given.get("kind"))):
+    if not isinstance(given, Mapping) or not isinstance(kind := given.get("kind"), str) or not _KIND.fullmatch(kind):
         return None
-    kind, own = str(given["kind"]), given.get("severity")
+    own, subject, title = given.get("severity"), given.get("subject"), given.get("title")
     return Sighting(
         kind,
-        _fitting("subject", str(given.get("subject", ""))),
-        _fitting("title", str(given.get("title", kind.replace("_", " ")))),
+        _fitting("subject", subject if isinstance(subject, str) else ""),
+        _fitting("title", title if isinstance(title, str) else kind.replace("_", " ")),
         _fitting("text", message),
         own if own in ("warning", "critical") else severity,
         once=True,

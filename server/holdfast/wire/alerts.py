@@ -5,9 +5,9 @@
     dingtalk  https://open.dingtalk.com/document/orgapp/custom-robot-access
     json      ours: `rules/alert.py` Notice with `server` and `text`, signed like other webhooks
 
-Feishu and DingTalk sign a time that may be an hour old at most, so a message is written for each try. They answer 200 to
-what they refuse; their answers are read. All three are sent plain text: an alert quotes what others wrote, and that must
-neither become a link nor call everybody.
+Feishu and DingTalk sign a time that may be an hour old at most, so a message is written for each try. They answer 200
+to what they refuse; their answers are read. All three are sent plain text: an alert quotes what others wrote, and that
+must neither become a link nor call everybody.
 
 A webhook's URL is a credential: in the outbox and in logs it is a name, `alert:slack-3f2a91c0`.
 """

@@ -1,8 +1,8 @@
 """The watch: looks every few seconds whether something is wrong, and takes up what the project's code raises.
 
-Theory of operation. Every process looks at its own metrics and writes down what is above its limit; one of them, whoever
-comes first, also asks the database and takes the steps that follow (`db/alerts.py`), so there is no leader, and two
-replicas send one message. The messages lie in the outbox then, and couriers send them.
+Theory of operation. Every process looks at its own metrics and writes down what is above its limit; one of them,
+whoever comes first, also asks the database and takes the steps that follow (`db/alerts.py`), so there is no leader, and
+two replicas send one message. The messages lie in the outbox then, and couriers send them.
 
 User code raises an alert by logging it, so that it need not know who serves it:
 
@@ -70,7 +70,8 @@ class Raised(logging.Handler):
         try:
             severity: Severity = "critical" if record.levelno >= logging.ERROR else "warning"
             seen = raised(given, record.getMessage(), severity)
-        except Exception:  # as every handler: a record that cannot be read is reported, not raised at who logs
+        except (TypeError, ValueError, KeyError):
+            # A message that does not fit its arguments is reported, as other handlers do, not raised at who logs.
             self.handleError(record)
             return
         if seen is not None:
@@ -83,8 +84,9 @@ class Raised(logging.Handler):
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while not await self.keep():
+            if not await self.keep():
                 await asyncio.sleep(PAUSE_AFTER_ERROR)
+                self._wake.set()
 
     async def keep(self) -> bool:
         """Write down what waits; whether it was possible."""

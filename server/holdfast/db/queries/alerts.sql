@@ -7,7 +7,6 @@ SET looked_at = holdfast.now()
 WHERE one = (SELECT one FROM holdfast.alert_rounds
              WHERE looked_at <= holdfast.now() - make_interval(secs => %(every)s)
              FOR UPDATE SKIP LOCKED)
-RETURNING holdfast.now() AS now
 
 -- name: summary
 -- Part of the statements that look: `found` are names and times.
@@ -106,9 +105,9 @@ SET seen_at = EXCLUDED.seen_at, text = EXCLUDED.text, severity = EXCLUDED.severi
 
 -- name: due
 -- What somebody is writing down just now is looked at in the next round: a round waits for nobody.
-SELECT *
+SELECT *, holdfast.now() AS now
 FROM holdfast.alerts
-WHERE look_at <= %(now)s
+WHERE look_at <= holdfast.now()
 ORDER BY look_at
 LIMIT %(most)s
 FOR UPDATE SKIP LOCKED
