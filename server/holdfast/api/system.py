@@ -17,6 +17,7 @@ from holdfast.api.deps import Services, With
 from holdfast.api.documents import docs, json_of, schema_of
 from holdfast.api.responses import Json
 from holdfast.db import metrics as figures
+from holdfast.db.alerts import firing
 from holdfast.errors import BadRequest, DatabaseError
 from holdfast.wire.system import Figures, Health, Info, storage_view
 
@@ -104,13 +105,18 @@ async def metrics(
     queue = await figures.queue(with_.database)
     measured = await figures.storage(with_.database)
     storage = storage_view(*measured) if measured else None
+    alerts = await firing(with_.database)
     if shape == "json":
-        return Json({"queue": queue, "storage": storage, "api": {"http_requests_total": with_.traffic.totals()}})
+        traffic = {"http_requests_total": with_.traffic.totals()}
+        return Json({"queue": queue, "storage": storage, "alerts": alerts, "api": traffic})
     registry = CollectorRegistry()
     for name, value in queue.items():
         # Prometheus has no null: where nothing waits, there is no waiting time.
         gauge = Gauge(f"holdfast_queue_{name}", "See GET /metrics?format=json", registry=registry)
         gauge.set(float("nan") if value is None else value)
+    going_on = Gauge("holdfast_alerts_firing", "Alerts that go on (docs/alerts.md)", ["kind"], registry=registry)
+    for kind, count in alerts.items():
+        going_on.labels(kind).set(count)
     if storage is not None:
         _add_storage(registry, storage)
     # The default registry is the process's own, and where the project's code counts.

@@ -21,6 +21,7 @@ from holdfast.rules.alert import (
     Sighting,
     Thresholds,
     as_json,
+    by_known_kind,
     look_at,
     move,
     notices,
@@ -111,12 +112,12 @@ class Alerts:
 
 
 async def firing(database: Database) -> dict[str, int]:
-    """How many alerts of which kind go on."""
+    """How many alerts go on of each kind that the server knows, and of others; none where nobody is to be told."""
 
     async def read() -> dict[str, int]:
         async with database.connection("api") as conn:
             rows = await (await conn.execute(statements("alerts")["firing"])).fetchall()
-        return {row["kind"]: row["count"] for row in rows}
+        return by_known_kind({row["kind"]: row["count"] for row in rows})
 
     return await database.retrying(read, for_seconds=REPEAT_SECONDS)
 

@@ -249,6 +249,12 @@ def as_json(notice: Notice) -> dict[str, Any]:
     return asdict(notice)
 
 
+def by_known_kind(counts: Mapping[str, int]) -> dict[str, int]:
+    """Counts by the server's own kinds, none left out, and `other`: labels of metrics have to be few."""
+    known = {kind: counts.get(kind, 0) for kind in (*KINDS, BREAKER_OPEN.name)}
+    return {**known, "other": sum(counts.values()) - sum(known.values())}
+
+
 def in_words(seconds: float) -> str:
     """A duration for people: "40 s", "12 min", "3 h", "5 days"."""
     for size, word in ((172_800.0, "days"), (7_200.0, "h"), (120.0, "min")):

@@ -29,6 +29,10 @@ from holdfast.worker.webhooks import Courier
 logger = logging.getLogger(__name__)
 
 ROUND_SECONDS = 15.0
+"""Between two rounds of all processes together."""
+
+LOOK_SECONDS = 5.0
+"""Between two looks of one process at its own metrics, and at whether a round is due."""
 
 MOST_RAISED = 1000
 """Alerts that wait to be written down; the oldest go first."""
@@ -47,10 +51,9 @@ class Watch:
     async def look(self) -> float:
         """One round, if it is time for one; the seconds until another look."""
         seen = above(self._rules, await asyncio.to_thread(_samples, {rule.metric for rule in self._rules}))
-        # Processes look at different moments; who comes a little early makes the round all the same.
-        if await self._alerts.round(self._plan.thresholds, self._receivers, every=0.9 * ROUND_SECONDS, seen=seen):
+        if await self._alerts.round(self._plan.thresholds, self._receivers, every=ROUND_SECONDS, seen=seen):
             self._courier.wake()
-        return ROUND_SECONDS
+        return LOOK_SECONDS
 
 
 class Raised(logging.Handler):
