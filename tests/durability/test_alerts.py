@@ -142,6 +142,7 @@ def test_an_api_process_tells_that_no_worker_is_alive(
         ({"HOLDFAST_ALERT_WEBHOOK": f"teams+https://a/{TOKEN}"}, "HOLDFAST_ALERT_WEBHOOK must be URLs"),
         ({"HOLDFAST_ALERT_WEBHOOK": f"slack+http://169.254.169.254/{TOKEN}"}, "169.254.169.254 is not allowed"),
         ({"LG_WEBHOOK_ALERTS": ""}, "must start with http"),
+        ({"LG_WEBHOOK_ALERTS": f"/{TOKEN}"}, "must be a whole URL"),
     ],
 )
 def test_a_webhook_that_cannot_be_used_ends_the_start_without_being_quoted(

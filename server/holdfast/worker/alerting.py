@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from prometheus_client import REGISTRY
 
 from holdfast.db.alerts import Alerts
-from holdfast.errors import DatabaseError
+from holdfast.errors import DatabaseError, Invalid
 from holdfast.rules.alert import BREAKER_OPEN, Sample, Severity, Sighting, above, raised
 from holdfast.rules.webhook import UrlPolicy
 from holdfast.wire.alerts import AlertPlan, Channel
@@ -114,7 +114,8 @@ def check_channels(channels: Mapping[str, Channel], policy: UrlPolicy) -> None:
         Invalid: one may not; it names the host at most.
     """
     for channel in channels.values():
-        policy.checked(channel.url)
+        if policy.checked(channel.url) != channel.url:
+            raise Invalid("an alert webhook must be a whole URL")
 
 
 def _samples(metrics: set[str]) -> list[Sample]:
