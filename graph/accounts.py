@@ -2,12 +2,12 @@
 
 The purse is in the thread's state, so it is exact and survives with the checkpoints; the books (`costs.record`) are for
 whoever asks what a user or an assistant has spent. At 80 % of the budget the run says so, once: as a custom event in
-its stream, and to ALERT_WEBHOOK. At 100 % the next step is `ask_budget`.
+its stream. At 100 % the next step is `ask_budget`. Both are logged as alerts: records that carry `alert`, which the
+server tells to operators.
 
 | variable | |
 |---|---|
 | BUDGET_USD | what a thread may spend; a run's or an assistant's `budget_usd` counts where it is less |
-| ALERT_WEBHOOK | is told of budgets, and of credentials that a model's service did not accept |
 | PRICES_FILE | prices of models that genai-prices does not know, see `costs` |
 """
 
@@ -67,7 +67,10 @@ async def charged(purse: Purse | None, answer: AIMessage, asking: Asking, runtim
         except Exception:
             # The next step writes the run's sum again; the answer is worth more than the book.
             _logger.warning("what run %s has cost could not be written down", run_id, exc_info=True)
-    if not after["warned"] and costs.standing(after["thread"], limit) != "ok":
+    stands, stood = costs.standing(after["thread"], limit), costs.standing(before["thread"], limit)
+    if stands != stood and stands != "ok":
+        _alert(stands, after["thread"]["usd"], limit, asking.place.thread)
+    if not after["warned"] and stands != "ok":
         news = {
             "kind": "budget",
             "spending": after["thread"],
@@ -76,15 +79,15 @@ async def charged(purse: Purse | None, answer: AIMessage, asking: Asking, runtim
             "run": run_id,
         }
         runtime.stream_writer(news)
-        await alert(news)
         after = {**after, "warned": True}
     return after
 
 
-async def alert(news: dict[str, Any]) -> None:
-    """Tell the operator."""
-    if url := os.environ.get("ALERT_WEBHOOK"):
-        await costs.tell(url, news)
+def _alert(stands: str, usd: float, limit: float | None, thread: str) -> None:
+    kind = "budget_spent" if stands == "spent" else "budget"
+    # A budget that a human has raised is another one.
+    alert = {"kind": kind, "subject": f"{thread}, ${limit:g}"}
+    _logger.warning("a conversation has spent $%.4f of its $%.4f", usd, limit, extra={"alert": alert})
 
 
 def check_raise(spent: float) -> Callable[[str, dict[str, Any]], None]:

@@ -11,7 +11,6 @@ writing it again changes nothing. Totals are sums over items: `("costs", month, 
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import itertools
 import logging
@@ -22,7 +21,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
-import httpx
 from genai_prices import Usage, calc_price
 from langchain_core.messages import AIMessage
 from langchain_core.messages.ai import UsageMetadata
@@ -35,7 +33,6 @@ from graph.standin import NAME as STAND_IN
 
 ROOT = "costs"
 WARN_AT = 0.8
-WEBHOOK_SECONDS = 2.0
 _LONGEST_RUN = timedelta(days=1)
 _PAGE = 1_000
 
@@ -169,13 +166,3 @@ def standing(spending: Spending, limit: float | None) -> Literal["ok", "warn", "
     if limit is None or spending["usd"] < WARN_AT * limit:
         return "ok"
     return "warn" if spending["usd"] < limit else "spent"
-
-
-async def tell(url: str, body: dict[str, Any]) -> None:
-    """POST `body` to an operator's webhook. Takes two seconds at most, and a failure is only logged."""
-    try:
-        async with asyncio.timeout(WEBHOOK_SECONDS), httpx.AsyncClient() as client:
-            (await client.post(url, json=body)).raise_for_status()
-    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-        # Not the text of the error: a webhook's address is a credential.
-        _logger.warning("the webhook could not be told about %s (%s)", body.get("kind"), type(error).__name__)

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolCall, ToolMessage
-from langgraph.config import get_config
 from langgraph.errors import GraphBubbleUp, NodeError
 from langgraph.runtime import Runtime
 from langgraph.types import Command
@@ -195,9 +194,11 @@ class Nodes:
         """Say in plain words that there is no answer. `error` stays recorded until something works again."""
         failure = state.get("error")
         if failure and POLICIES[routing.failure_class(failure)].reaction == "alert":
-            thread = get_config().get("configurable", {}).get("thread_id")
-            logger.error("the model's service does not let us in: %s", failure["message"])
-            await accounts.alert({"kind": failure["class"], "message": failure["message"], "thread": thread})
+            logger.error(
+                "the model's service does not let us in: %s",
+                failure["message"],
+                extra={"alert": {"kind": f"model_{failure['class']}"}},
+            )
         return {"messages": [AIMessage(f"{_explain(state)} You can go on writing here.")], "retry_count": 0}
 
     async def tools(self, state: Any, runtime: Runtime[Context]) -> Update:

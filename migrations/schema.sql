@@ -241,7 +241,8 @@ COMMENT ON COLUMN holdfast.idempotency_keys.run_ids IS
 CREATE INDEX idempotency_keys_by_age ON holdfast.idempotency_keys (created_at);
 
 -- The outbox of webhooks: written in the transaction that ends the run, worked off by the workers. No foreign keys: what
--- is to be told outlives the run and its thread.
+-- is to be told outlives the run and its thread. Alerts leave by it as well; their URLs are credentials and stay in the
+-- configuration.
 CREATE TABLE holdfast.deliveries (
     delivery_id uuid PRIMARY KEY,
     url text NOT NULL,
@@ -251,13 +252,13 @@ CREATE TABLE holdfast.deliveries (
     due_at timestamptz NOT NULL,
     sender uuid,
     last_error text,
-    run_id uuid NOT NULL,
-    thread_id uuid NOT NULL,
-    assistant_id uuid NOT NULL,
-    status text NOT NULL,
-    metadata jsonb NOT NULL,
+    run_id uuid,
+    thread_id uuid,
+    assistant_id uuid,
+    status text,
+    metadata jsonb,
     kwargs bytea,
-    multitask_strategy text NOT NULL,
+    multitask_strategy text,
     error jsonb,
     values bytea,
     created_at timestamptz NOT NULL,
@@ -265,8 +266,12 @@ CREATE TABLE holdfast.deliveries (
     ended_at timestamptz NOT NULL,
     settled_at timestamptz,
     body bytea,
-    CONSTRAINT settled_deliveries_have_a_time CHECK ((state = 'waiting') = (settled_at IS NULL))
+    CONSTRAINT settled_deliveries_have_a_time CHECK ((state = 'waiting') = (settled_at IS NULL)),
+    CONSTRAINT deliveries_are_of_alerts_or_of_runs CHECK (
+        starts_with(url, 'alert:')
+        OR num_nulls(run_id, thread_id, assistant_id, status, metadata, multitask_strategy) = 0)
 );
+COMMENT ON COLUMN holdfast.deliveries.url IS 'alert:NAME is a webhook of the configuration';
 COMMENT ON COLUMN holdfast.deliveries.receiver IS 'host and port of the url: who is slow holds up nobody else';
 COMMENT ON COLUMN holdfast.deliveries.due_at IS 'when to try next; while a try is under way, when it counts as lost';
 COMMENT ON COLUMN holdfast.deliveries.sender IS 'the worker whose try is under way';
@@ -274,6 +279,7 @@ COMMENT ON COLUMN holdfast.deliveries.body IS 'what to send, where it is not the
 CREATE INDEX deliveries_to_send ON holdfast.deliveries (due_at) WHERE state = 'waiting';
 CREATE INDEX deliveries_under_way ON holdfast.deliveries (sender) WHERE sender IS NOT NULL;
 CREATE INDEX deliveries_to_sweep ON holdfast.deliveries (settled_at) WHERE settled_at IS NOT NULL;
+CREATE INDEX deliveries_failed ON holdfast.deliveries (settled_at) WHERE state = 'failed';
 
 -- A cron is due at next_run_date; the transaction that admits its run moves it on.
 CREATE TABLE holdfast.crons (
@@ -356,6 +362,7 @@ CREATE INDEX approvals_by_thread ON holdfast.approvals (thread_id, asked_at, app
 CREATE INDEX approvals_by_metadata ON holdfast.approvals USING gin (metadata jsonb_path_ops);
 CREATE INDEX approvals_being_decided ON holdfast.approvals (decided_run_id) WHERE state IN ('answering', 'expiring');
 CREATE INDEX approvals_due ON holdfast.approvals (due_at) WHERE state = 'pending' AND acted_at IS NULL AND problem IS NULL;
+CREATE INDEX approvals_waiting ON holdfast.approvals (asked_at) WHERE state = 'pending';
 CREATE INDEX approvals_to_sweep ON holdfast.approvals (decided_at)
     WHERE state IN ('answered', 'expired', 'discarded', 'withdrawn');
 
@@ -378,3 +385,35 @@ CREATE TABLE holdfast.elements (
     PRIMARY KEY (thread_id, digest)
 );
 COMMENT ON COLUMN holdfast.elements.level IS '0: elements as msgpack has them; otherwise digests, of what is one level below';
+
+-- What is wrong, and whether it was told. A row goes when it is over.
+CREATE TABLE holdfast.alerts (
+    kind text NOT NULL,
+    subject text NOT NULL,
+    title text NOT NULL,
+    text text NOT NULL,
+    severity text NOT NULL CHECK (severity IN ('warning', 'critical')),
+    once boolean NOT NULL,
+    hold_seconds double precision NOT NULL,
+    state text NOT NULL CHECK (state IN ('pending', 'firing')),
+    times integer NOT NULL DEFAULT 1,
+    since timestamptz NOT NULL,
+    seen_at timestamptz NOT NULL,
+    told_at timestamptz,
+    look_at timestamptz NOT NULL,
+    PRIMARY KEY (kind, subject),
+    CONSTRAINT firing_alerts_were_told CHECK ((state = 'firing') = (told_at IS NOT NULL))
+);
+COMMENT ON COLUMN holdfast.alerts.subject IS 'what it is about, among others of its kind; empty where there is one only';
+COMMENT ON COLUMN holdfast.alerts.once IS 'something happened, and is told once; otherwise something lasts, and its end is told';
+COMMENT ON COLUMN holdfast.alerts.hold_seconds IS 'how long it has to last before it is told';
+COMMENT ON COLUMN holdfast.alerts.times IS 'how often it was seen';
+COMMENT ON COLUMN holdfast.alerts.look_at IS 'not before then can anything follow from it';
+CREATE INDEX alerts_to_look_at ON holdfast.alerts (look_at);
+
+-- One process looks at a time, however many there are: whoever moves looked_at on.
+CREATE TABLE holdfast.alert_rounds (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    looked_at timestamptz NOT NULL
+);
+INSERT INTO holdfast.alert_rounds (looked_at) VALUES ('-infinity');

@@ -47,6 +47,11 @@ NAMES = [
     ("HOLDFAST_API_KEYS", f"ann:{SECRET}", "api_keys", {SECRET: "ann"}),
     ("HOLDFAST_ALLOW_OPEN_NETWORK", "1", "allow_open_network", True),
     ("HOLDFAST_WEBHOOK_SECRET", f"whsec_{OLD_KEY}, {NEW_KEY}", "webhook_secrets", (b"o" * 24, b"n" * 24)),
+    ("HOLDFAST_ALERT_WEBHOOK", "slack+https://a", "alert_webhook", "slack+https://a"),
+    ("HOLDFAST_ALERT_STUCK_RUN_SECONDS", "60", "alert_stuck_run_seconds", 60.0),
+    ("HOLDFAST_ALERT_QUEUE_WAIT_SECONDS", "61", "alert_queue_wait_seconds", 61.0),
+    ("HOLDFAST_ALERT_APPROVAL_WAIT_SECONDS", "62", "alert_approval_wait_seconds", 62.0),
+    ("HOLDFAST_ALERT_REPEAT_HOURS", "2", "alert_repeat_hours", 2.0),
 ]
 
 

@@ -59,7 +59,9 @@ from holdfast.rules.webhook import UrlPolicy
 from holdfast.settings import Settings
 from holdfast.telemetry.logs import configure_logging
 from holdfast.telemetry.looplag import watching
+from holdfast.wire.alerts import alert_plan
 from holdfast.wire.webhooks import custom_headers
+from holdfast.worker.alerting import check_channels
 from holdfast.worker.approvals import act_on_due
 from holdfast.worker.catalog import GraphCatalog
 from holdfast.worker.checkup import Checkup
@@ -69,8 +71,8 @@ from holdfast.worker.graphs import Graphs
 from holdfast.worker.loop import Worker
 from holdfast.worker.siblings import Board
 from holdfast.worker.states import States
-from holdfast.worker.webhooks import Post
-from holdfast.working import LAST_SECONDS, leave, prepare, working
+from holdfast.worker.webhooks import Courier, Post
+from holdfast.working import LAST_SECONDS, environment, leave, prepare, watch, working
 
 logger = logging.getLogger(__name__)
 
@@ -183,6 +185,8 @@ async def _assembled(
         parts = await opened(settings, project, graphs, post, (url, listen_url), stack)
         board = sibling.board if sibling else None
         worker = await working(parts, stack, tasks, board) if part != "api" else None
+        if worker is None:
+            _tell_alerts(parts, stack, tasks)
         tasks.start("bell", parts.bell.listen(), may_end=True)
         tasks.start("news", parts.events.watch())
         tasks.start("figures", keep_figures(parts.metrics, parts.database))
@@ -194,6 +198,15 @@ async def _assembled(
             deadlines = partial(act_on_due, parts.approvals, partial(expire, services))
             tasks.start("deadlines", keep_looking(deadlines, "deadlines"))
         yield Running(services, _http(services, project, custom), worker, failed), url
+
+
+def _tell_alerts(parts: Parts, stack: AsyncExitStack, tasks: Tasks) -> None:
+    """Watch, and send alerts, without a worker: that none is alive has to be told, too."""
+    if parts.post is None or parts.post.alerts is None:
+        return
+    courier = Courier(None, parts.deliveries, parts.post)
+    tasks.start("webhooks", courier.run())
+    watch(parts, courier, stack, tasks)
 
 
 def _services(parts: Parts, dispatcher: Dispatcher, gate: Gate) -> Services:
@@ -268,13 +281,21 @@ def _mount_prefix(settings: Settings, project: Project) -> str:
 
 def _post(settings: Settings, project: Project, base_url: str) -> Post | None:
     """How webhooks are sent; None: not at all."""
-    section = project.sections.webhooks
-    headers = custom_headers(section, {**project.env, **os.environ})
+    section, around = project.sections.webhooks, environment(project)
+    headers = custom_headers(section, around)
+    alerts = alert_plan(project.sections.alerts, settings, section.env_prefix, around)
     if project.sections.http.disable_webhooks:
+        if alerts is not None:
+            raise ProjectError("alerts are to be told, but 'http.disable_webhooks' is set")
         return None
     given = {name: getattr(section.url, name) for name in type(section.url).model_fields}
     policy = UrlPolicy(**given, own_url=base_url)
-    return Post(policy, headers, settings.webhook_secrets, section.allowed_fields)
+    if alerts is not None:
+        try:
+            check_channels(alerts.channels, policy)
+        except Invalid as invalid:
+            raise ProjectError(f"alerts: {invalid}") from None
+    return Post(policy, headers, settings.webhook_secrets, section.allowed_fields, alerts)
 
 
 def _check_escalations(project: Project, post: Post | None) -> None:

@@ -6,11 +6,12 @@ key that nobody knows is kept in `model_extra`, so that whoever loads the projec
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from holdfast.rules.alert import MetricRule, Severity
 from holdfast.rules.approval import Deadline, OnPending, Outcome, Policies, Policy
 from holdfast.rules.thread import MOST_MINUTES
 
@@ -29,9 +30,15 @@ class Section(BaseModel):
             yield f"{where}.{key}"
         for name in type(self).model_fields:
             value = getattr(self, name)
-            for place, part in value.items() if isinstance(value, dict) else [(None, value)]:
+            for place, part in _parts(value):
                 if isinstance(part, Section):
                     yield from part.unknown_keys(f"{where}.{name}" + (f".{place}" if place is not None else ""))
+
+
+def _parts(value: object) -> Iterable[tuple[object, object]]:
+    if isinstance(value, dict):
+        return value.items()
+    return enumerate(value) if isinstance(value, list) else [(None, value)]
 
 
 class ThreadTtl(Section):
@@ -238,6 +245,51 @@ class HealingSection(Section):
     dangling_tool_calls: bool = True
 
 
+AlertShape = Literal["slack", "feishu", "dingtalk", "json"]
+Seconds = Annotated[float, Field(gt=0, le=MOST_MINUTES * 60)]
+
+
+class AlertWebhook(Section):
+    """`alerts.webhooks[]`; `url` and `secret` may hold `${{ env.NAME }}` as `webhooks.headers` may.
+
+    `secret` is what Feishu's and DingTalk's signatures are made with; for `json` it is a Standard Webhooks secret.
+    """
+
+    url: str = Field(repr=False)
+    shape: AlertShape
+    secret: str | None = Field(None, repr=False)
+
+
+class AlertMetric(Section):
+    """`alerts.metrics[]`: a rule on what the processes count (`rules/alert.py`)."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+    metric: str
+    labels: dict[str, str] = Field(default_factory=dict)
+    above: float
+    for_seconds: Annotated[float, Field(ge=0)] = 0.0
+    severity: Severity = "warning"
+
+    @property
+    def value(self) -> MetricRule:
+        return MetricRule(self.name, self.metric, self.above, self.labels, self.for_seconds, self.severity)
+
+
+class AlertsSection(Section):
+    """`alerts`, which is ours: who is told of what goes wrong, and from when on; null is never.
+
+    `name` stands in every message, where several servers write to one channel.
+    """
+
+    name: str = ""
+    webhooks: list[AlertWebhook] = Field(default_factory=list)
+    stuck_run_seconds: Seconds | None = 900.0
+    queue_wait_seconds: Seconds | None = 60.0
+    approval_wait_seconds: Seconds | None = 14_400.0
+    repeat_hours: Annotated[float, Field(gt=0, le=8_760)] = 4.0
+    metrics: list[AlertMetric] = Field(default_factory=list)
+
+
 class Sections(BaseModel):
     """All of them."""
 
@@ -250,6 +302,7 @@ class Sections(BaseModel):
     webhooks: WebhooksSection = Field(default_factory=WebhooksSection)
     approvals: ApprovalsSection = Field(default_factory=ApprovalsSection)
     healing: HealingSection = Field(default_factory=HealingSection)
+    alerts: AlertsSection = Field(default_factory=AlertsSection)
 
     @field_validator("*", mode="before")
     @classmethod

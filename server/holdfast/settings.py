@@ -69,6 +69,16 @@ class Settings(BaseSettings):
         (), validation_alias=_env("HOLDFAST_WEBHOOK_SECRET"), repr=False
     )
 
+    alert_webhook: str = Field("", validation_alias=_env("HOLDFAST_ALERT_WEBHOOK"), repr=False)
+    alert_stuck_run_seconds: float | None = Field(None, validation_alias=_env("HOLDFAST_ALERT_STUCK_RUN_SECONDS"), gt=0)
+    alert_queue_wait_seconds: float | None = Field(
+        None, validation_alias=_env("HOLDFAST_ALERT_QUEUE_WAIT_SECONDS"), gt=0
+    )
+    alert_approval_wait_seconds: float | None = Field(
+        None, validation_alias=_env("HOLDFAST_ALERT_APPROVAL_WAIT_SECONDS"), gt=0
+    )
+    alert_repeat_hours: float | None = Field(None, validation_alias=_env("HOLDFAST_ALERT_REPEAT_HOURS"), gt=0)
+
     @field_validator("log_level")
     @classmethod
     def _known_level(cls, value: str) -> str:
@@ -103,17 +113,7 @@ class Settings(BaseSettings):
     @classmethod
     def _decoded_secrets(cls, value: object) -> object:
         """`whsec_<base64>,whsec_<base64>` -> the keys; every one of them signs, so that receivers can change over."""
-        if not isinstance(value, str):
-            return value
-        try:
-            keys = [b64decode(text.strip().removeprefix("whsec_"), validate=True) for text in value.split(",")]
-        except ValueError:
-            keys = [b""]
-        if any(len(key) < MIN_SECRET_BYTES for key in keys):
-            raise ValueError(
-                f"must be base64 of at least {MIN_SECRET_BYTES} random bytes, as in whsec_$(openssl rand -base64 32)"
-            )
-        return tuple(keys)
+        return signing_keys(value) if isinstance(value, str) else value
 
     def check_door(self, *, has_custom_auth: bool) -> None:
         """Whether it is clear who may come in, from where we listen.
@@ -138,6 +138,23 @@ class Settings(BaseSettings):
         if self.database_direct_url:
             return self.database_direct_url
         return None if self.pooler == "transaction" else self.database_url
+
+
+def signing_keys(text: str) -> tuple[bytes, ...]:
+    """The keys of `whsec_<base64>`, of several with commas.
+
+    Raises:
+        ValueError: says what a key has to be; not what is there.
+    """
+    try:
+        keys = [b64decode(part.strip().removeprefix("whsec_"), validate=True) for part in text.split(",")]
+    except ValueError:
+        keys = [b""]
+    if any(len(key) < MIN_SECRET_BYTES for key in keys):
+        raise ValueError(
+            f"must be base64 of at least {MIN_SECRET_BYTES} random bytes, as in whsec_$(openssl rand -base64 32)"
+        )
+    return tuple(keys)
 
 
 def _level(name: str) -> str:

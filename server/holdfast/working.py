@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from uuid import UUID
 
 import uuid_utils.compat as uuids
 
+from holdfast.db.alerts import Alerts
 from holdfast.db.healing import Healing
 from holdfast.db.liveness import Liveness, Reports
 from holdfast.db.metrics import Sizes
@@ -20,11 +22,14 @@ from holdfast.db.store import PooledStore
 from holdfast.errors import SettingsError
 from holdfast.parts import Parts, opened
 from holdfast.process import Tasks, first, leave_within, signals
-from holdfast.project import load_project
+from holdfast.project import Project, load_project
 from holdfast.sections import StoreTtl
 from holdfast.settings import Settings
 from holdfast.telemetry.logs import configure_logging
+from holdfast.wire.alerts import alert_plan
 from holdfast.worker import exits
+from holdfast.worker.alerting import Raised, Watch
+from holdfast.worker.clock import keep_looking
 from holdfast.worker.execute import Workshop
 from holdfast.worker.graphs import Graphs
 from holdfast.worker.housekeeping import heal, keep_house, sweep_store
@@ -66,6 +71,7 @@ async def working(parts: Parts, stack: AsyncExitStack, tasks: Tasks, board: Boar
     tasks.start("measuring", measure_threads(Sizes(parts.database)))
     if courier is not None:
         tasks.start("webhooks", courier.run())
+        watch(parts, courier, stack, tasks)
     if isinstance(parts.store, PooledStore):
         every = (parts.project.sections.store.ttl or StoreTtl()).sweep_interval_minutes * 60
         tasks.start("store-sweep", sweep_store(parts.store, every=every))
@@ -78,6 +84,24 @@ async def working(parts: Parts, stack: AsyncExitStack, tasks: Tasks, board: Boar
     )
     tasks.start("expiry", sweep)
     return worker
+
+
+def watch(parts: Parts, courier: Courier, stack: AsyncExitStack, tasks: Tasks) -> None:
+    """Look out for what operators want to be told of, if they want to."""
+    if parts.post is None or parts.post.alerts is None:
+        return
+    alerts = Alerts(parts.database)
+    take_up_raised(alerts, stack, tasks)
+    tasks.start("alerts", keep_looking(Watch(alerts, parts.post.alerts, courier).look, "alerts"))
+
+
+def take_up_raised(alerts: Alerts, stack: AsyncExitStack, tasks: Tasks) -> None:
+    """Take up alerts that the project's code raises, until the stack closes; what was raised by then is kept."""
+    handler = Raised(alerts, asyncio.get_running_loop())
+    logging.getLogger().addHandler(handler)
+    stack.push_async_callback(handler.keep)
+    stack.callback(logging.getLogger().removeHandler, handler)
+    tasks.start("raised-alerts", handler.run())
 
 
 async def run_alone(settings: Settings, suspect: UUID, ready: Callable[[], None]) -> None:
@@ -99,6 +123,8 @@ async def run_alone(settings: Settings, suspect: UUID, ready: Callable[[], None]
         prepare(settings)
         graphs = await Graphs.load(project)
         parts = await opened(settings, project, graphs, None, (settings.database_url, settings.listen_url), stack)
+        if alert_plan(project.sections.alerts, settings, project.sections.webhooks.env_prefix, environment(project)):
+            take_up_raised(Alerts(parts.database), stack, tasks)
         worker = Worker(uuids.uuid7(), _workshop(parts, None), slots=1)
         await _start_worker(worker, settings, parts.urls, stack)
 
@@ -134,6 +160,11 @@ async def leave(worker: Worker, grace: float, stop: asyncio.Queue[None]) -> None
         draining.cancel()
         await worker.drain(0)
     hurry.cancel()
+
+
+def environment(project: Project) -> dict[str, str]:
+    """What `${{ env.NAME }}` in the project's sections may name."""
+    return {**project.env, **os.environ}
 
 
 def _workshop(parts: Parts, courier: Courier | None) -> Workshop:

@@ -165,6 +165,7 @@ def emptied(conn: Connection[Any]) -> None:
         "holdfast.threads",
         "holdfast.idempotency_keys",
         "holdfast.approvals",
+        "holdfast.alerts",
         "holdfast.workers",
         "holdfast.assistants",
         "store",

@@ -202,9 +202,10 @@ async def test_due_deliveries_are_found_along_their_index(database_url: str) -> 
         conn.execute("ANALYZE holdfast.deliveries")
         sql = statements("webhooks")
         for verb, params in [
-            ("take", {"sender": uuid4(), "limit": 5, "lease": 60, "busy": ["b"]}),
+            ("take", {"sender": uuid4(), "limit": 5, "lease": 60, "busy": ["b"], "channels": ["alert:a"]}),
             ("release", {}),
             ("sweep", {"keep": 3600, "batch": 10}),
+            ("give_up_unknown", {"keep": 3600}),
         ]:
             plan = conn.execute("EXPLAIN (FORMAT TEXT) " + sql[verb], params).fetchall()  # type: ignore[arg-type]
             assert "Seq Scan on deliveries" not in str(plan), verb

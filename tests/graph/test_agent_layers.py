@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -30,22 +29,9 @@ def a_dollar_a_token(monkeypatch, tmp_path) -> None:
 
 
 @pytest.fixture
-async def webhook(monkeypatch) -> AsyncIterator[list[dict[str, Any]]]:
-    """What the operator's webhook is told."""
-    told: list[dict[str, Any]] = []
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
-        length = int(head.partition("content-length: ")[2].partition("\r\n")[0])
-        told.append(json.loads(await reader.readexactly(length)))
-        writer.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
-        await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    monkeypatch.setenv("ALERT_WEBHOOK", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
-    async with server:
-        yield told
+def alerts(caplog) -> Callable[[], list[dict[str, str]]]:
+    """What was raised so far: log records that carry an alert."""
+    return lambda: [record.alert for record in caplog.records if hasattr(record, "alert")]
 
 
 @pytest.mark.usefixtures("a_dollar_a_token")
@@ -64,7 +50,7 @@ async def test_A12_what_a_conversation_costs_is_in_its_state_and_in_the_books(ta
 
 
 @pytest.mark.usefixtures("a_dollar_a_token")
-async def test_A12_at_80_per_cent_the_run_and_the_operator_are_told_once(talk, llmock, webhook):
+async def test_A12_at_80_per_cent_the_run_and_the_operator_are_told_once(talk, llmock, alerts):
     probe, thread = talk(), talk()
     probe.thread_id = "another"
     llmock.reply("some words").reply("some words").reply("some words").reply("some words")
@@ -75,9 +61,10 @@ async def test_A12_at_80_per_cent_the_run_and_the_operator_are_told_once(talk, l
     told = []
     for _ in range(3):
         await thread.say("hello")
-        told.append(([mode for mode, _ in thread.streamed].count("custom"), len(webhook)))
-    assert told == [(0, 0), (1, 1), (0, 1)]
-    assert (webhook[0]["kind"], webhook[0]["limit"], webhook[0]["thread"]) == ("budget", 2.2 * each, "thread-1")
+        told.append(([mode for mode, _ in thread.streamed].count("custom"), len(alerts())))
+    assert told == [(0, 0), (1, 1), (0, 2)]
+    subject = f"thread-1, ${2.2 * each:g}"
+    assert alerts() == [{"kind": kind, "subject": subject} for kind in ("budget", "budget_spent")]
 
 
 async def spent_all(thread, llmock) -> None:
@@ -136,11 +123,11 @@ async def test_A12_books_that_cannot_be_written_cost_no_answer(talk, llmock):
     assert (await thread.last_words()) == "hello"
 
 
-async def test_A2_refused_credentials_are_told_to_the_operator(talk, llmock, webhook):
+async def test_A2_refused_credentials_are_told_to_the_operator(talk, llmock, alerts):
     llmock.fail(401, times=None)
     thread = talk()
     await thread.say("hello")
-    assert [(news["kind"], news["thread"]) for news in webhook] == [("auth", "thread-1")]
+    assert alerts() == [{"kind": "model_auth"}]
 
 
 async def test_A11_what_no_longer_fits_is_summarized_and_stays_in_the_thread(talk, llmock):

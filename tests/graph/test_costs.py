@@ -1,14 +1,11 @@
-"""Costs: real prices, a real store, a real webhook."""
+"""Costs: real prices and a real store."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import json
-import logging
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +15,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.store.memory import InMemoryStore
 
 from graph import costs
-from graph.costs import NOTHING, Place, Spending, month_of, plus, record, spent_by, standing, tell, total
+from graph.costs import NOTHING, Place, Spending, month_of, plus, record, spent_by, standing, total
 from graph.models import chat_model, close
 from graph.state import Context
 
@@ -211,68 +208,3 @@ async def test_A12_a_run_over_the_end_of_a_month_is_counted_in_the_first_only():
 )
 def test_A12_a_budget_warns_at_80_percent_and_is_spent_at_100(usd, limit, expected):
     assert standing(dollars(usd), limit) == expected
-
-
-# --- the webhook ---
-
-
-@pytest.fixture
-async def webhook() -> AsyncIterator[SimpleNamespace]:
-    """A server that keeps what it is told and answers with `status`; None = never."""
-    server = SimpleNamespace(told=[], status=204, url="")
-    connections: set[asyncio.StreamWriter] = set()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connections.add(writer)
-        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
-        length = int(head.split("content-length: ")[1].split("\r\n")[0])
-        server.told.append(json.loads(await reader.readexactly(length)))
-        if server.status is not None:
-            writer.write(f"HTTP/1.1 {server.status} x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".encode())
-            await writer.drain()
-            writer.close()
-
-    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
-    server.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/secret-token"
-    yield server
-    listening.close()
-    for writer in connections:
-        writer.close()
-    await listening.wait_closed()
-
-
-BODY = {"kind": "budget_warn", "thread": "t1", "run": "r1", "user": "ada", "spending": dollars(8.0), "limit": 10.0}
-
-
-@pytest.mark.anyio
-async def test_A12_the_operator_is_told(webhook, caplog):
-    await tell(webhook.url, BODY)
-    assert webhook.told == [BODY]
-    assert caplog.messages == []
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize("status", [302, 500])
-async def test_A12_a_webhook_that_refuses_is_logged_without_its_address(webhook, caplog, status):
-    webhook.status = status
-    await tell(webhook.url, BODY)
-    (line,) = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
-    assert "budget_warn" in line
-    assert "secret-token" not in line
-
-
-@pytest.mark.anyio
-async def test_A12_a_webhook_that_never_answers_does_not_hold_up_the_run(webhook, caplog, monkeypatch):
-    assert costs.WEBHOOK_SECONDS <= 2.0
-    monkeypatch.setattr(costs, "WEBHOOK_SECONDS", 0.2)
-    webhook.status = None
-    async with asyncio.timeout(5):
-        await tell(webhook.url, BODY)
-    assert "TimeoutError" in caplog.text
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "ftp://x/", "http://[", "no url"])
-async def test_A12_a_webhook_that_is_not_there_is_only_logged(url, caplog):
-    await tell(url, BODY)
-    assert "could not be told" in caplog.text

@@ -35,10 +35,11 @@ class Call:
 class Receiver:
     """As a context manager it listens on loopback; `calls` is what came in so far.
 
-    `status` says what a call is answered with; no call is answered before `gate` is open.
+    `status` and `answer` say what a call is answered with; no call is answered before `gate` is open.
     """
 
     status: Callable[[Call], int] = lambda _: 200
+    answer: Callable[[Call], bytes] = lambda _: b""
     headers: Mapping[str, str] = field(default_factory=dict)
     port: int = 0
     calls: list[Call] = field(default_factory=list)
@@ -84,8 +85,10 @@ class Receiver:
         self.gate.wait(PATIENCE)
         try:
             handler.send_response(self.status(call))
-            for name, value in {"content-length": "0", **self.headers}.items():
+            answer = self.answer(call)
+            for name, value in {"content-length": str(len(answer)), **self.headers}.items():
                 handler.send_header(name, value)
             handler.end_headers()
+            handler.wfile.write(answer)
         except ConnectionError:
             return

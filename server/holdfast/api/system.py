@@ -17,6 +17,7 @@ from holdfast.api.deps import Services, With
 from holdfast.api.documents import docs, json_of, schema_of
 from holdfast.api.responses import Json
 from holdfast.db import metrics as figures
+from holdfast.db.alerts import firing
 from holdfast.errors import BadRequest, DatabaseError
 from holdfast.wire.system import Figures, Health, Info, storage_view
 
@@ -104,7 +105,8 @@ async def metrics(
     if shape == "json":
         queue, measured = await figures.queue(with_.database), await figures.storage(with_.database)
         storage = storage_view(*measured) if measured else None
-        return Json({"queue": queue, "storage": storage, "api": {"http_requests_total": with_.traffic.totals()}})
+        alerts, traffic = await firing(with_.database), {"http_requests_total": with_.traffic.totals()}
+        return Json({"queue": queue, "storage": storage, "alerts": alerts, "api": traffic})
     text = await _database_figures(with_) + with_.traffic.metrics.text()
     return Response(text, headers={"content-type": CONTENT_TYPE_LATEST})
 
@@ -119,6 +121,10 @@ async def _database_figures(with_: Services) -> bytes:
     if known is not None:
         about = "The database's, the same at every replica"
         families += [GaugeMetricFamily(f"holdfast_{name}", about, value) for name, value in known.numbers.items()]
+        firing = GaugeMetricFamily("holdfast_alerts_firing", "Alerts that go on (docs/alerts.md)", labels=["kind"])
+        for kind, count in known.alerts.items():
+            firing.add_metric([kind], count)
+        families.append(firing)
         families += _storage_families(storage_view(*known.storage)) if known.storage else []
     registry = CollectorRegistry()
     registry.register(_Measured(families))

@@ -17,6 +17,7 @@ from holdfast.db.pool import REPEAT_SECONDS, Database
 from holdfast.db.shared import Shared
 from holdfast.db.sql import statements
 from holdfast.errors import DatabaseError
+from holdfast.rules.alert import by_known_kind
 from holdfast.telemetry.metrics import Metrics
 
 FRESH_SECONDS = 2.0
@@ -52,9 +53,11 @@ async def storage(database: Database) -> Storage | None:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Numbers by name (NaN: there is nothing of which it could be said), and the last report about storage."""
+    """Numbers by name (NaN: there is nothing of which it could be said), alerts that go on by kind, and the last report
+    about storage."""
 
     numbers: Mapping[str, float]
+    alerts: Mapping[str, int]
     storage: Storage | None
 
 
@@ -84,10 +87,12 @@ class Figures:
             operations = await (await conn.execute(sql["operations"])).fetchone()
             queue = await (await conn.execute(sql["queue"])).fetchone()
             storage = await (await conn.execute(sql["storage"])).fetchone()
+            alerts = await (await conn.execute(statements("alerts")["firing"])).fetchall()
         named = {**(operations or {}), **{f"queue_{name}": value for name, value in (queue or {}).items()}}
         # Prometheus has no null: where nothing waits, there is no waiting time.
         numbers = {name: float("nan") if value is None else float(value) for name, value in named.items()}
-        return Reading(numbers, (storage["measured_at"], storage["report"]) if storage else None)
+        firing = by_known_kind({row["kind"]: row["count"] for row in alerts})
+        return Reading(numbers, firing, (storage["measured_at"], storage["report"]) if storage else None)
 
 
 async def keep_figures(metrics: Metrics, database: Database) -> None:

@@ -23,9 +23,28 @@ class Deliveries:
         self._sql = statements("webhooks")
 
     @repeated
-    async def take(self, sender: UUID, *, limit: int, lease: float, busy: Sequence[str] = ()) -> list[DictRow]:
-        """Up to `limit` deliveries that are due, none of them for the receivers in `busy`; `sent_at` is now."""
-        params = {"sender": sender, "limit": limit, "lease": lease, "busy": list(busy)}
+    async def take(
+        self,
+        sender: UUID | None,
+        *,
+        limit: int,
+        lease: float,
+        busy: Sequence[str] = (),
+        channels: Sequence[str] = (),
+    ) -> list[DictRow]:
+        """Up to `limit` deliveries that are due, none of them for the receivers in `busy`; `sent_at` is now.
+
+        Args:
+            sender: a worker; None takes alerts alone.
+            channels: the alert webhooks that the sender knows; alerts for others are left to others.
+        """
+        params = {
+            "sender": sender,
+            "limit": limit,
+            "lease": lease,
+            "busy": list(busy),
+            "channels": list(channels),
+        }
         async with self._database.transaction("worker") as conn:
             return await (await conn.execute(self._sql["take"], params)).fetchall()
 
@@ -46,7 +65,11 @@ class Deliveries:
         return await self._change("release")
 
     async def sweep(self, *, keep: float, batch: int) -> int:
-        """Remove what was settled more than `keep` seconds ago. Returns how many."""
+        """Remove what was settled more than `keep` seconds ago. Returns how many.
+
+        Alerts that nobody took up for as long are given up: their webhooks have left the configuration.
+        """
+        await self._change("give_up_unknown", keep=keep)
         return await self._change("sweep", keep=keep, batch=batch)
 
     @repeated

@@ -68,6 +68,7 @@ class Figures(BaseModel):
 
     queue: Queue
     storage: Storage | None
+    alerts: Annotated[dict[str, int], Field(description="Alerts that go on, by kind")]
     api: Traffic
 
 

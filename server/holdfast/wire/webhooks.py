@@ -81,27 +81,35 @@ def custom_headers(section: WebhooksSection, environment: Mapping[str, str]) -> 
         ProjectError: a variable that is not set, or whose name does not start with `env_prefix`; a header that is ours.
     """
 
-    def value_of(match: re.Match[str]) -> str:
-        variable = _ENV.fullmatch(match[1])
-        if variable is None:
-            raise ProjectError(f"webhooks.headers: {match[0]} is not of the form ${{{{ env.NAME }}}}")
-        name = variable[1]
-        if not name.startswith(section.env_prefix):
-            raise ProjectError(
-                f"webhooks.headers: {name} does not start with {section.env_prefix} (webhooks.env_prefix)"
-            )
-        if name not in environment:
-            raise ProjectError(f"webhooks.headers: {name} is not set in the environment")
-        return environment[name]
-
     filled: dict[str, str] = {}
     for name, text in section.headers.items():
         if name.lower() in OUR_HEADERS or not _HEADER_NAME.fullmatch(name):
             raise ProjectError(f"webhooks.headers: {name!r} cannot be set")
-        filled[name] = _VARIABLE.sub(value_of, text)
+        filled[name] = filled_in(text, "webhooks.headers", section.env_prefix, environment)
         if not _HEADER_VALUE.fullmatch(filled[name]):
             raise ProjectError(f"webhooks.headers: the value of {name!r} cannot be sent")
     return filled
+
+
+def filled_in(text: str, where: str, env_prefix: str, environment: Mapping[str, str]) -> str:
+    """The text with its `${{ env.NAME }}` filled in.
+
+    Raises:
+        ProjectError: a variable that is not set, or whose name does not start with `env_prefix`; it names `where`.
+    """
+
+    def value_of(match: re.Match[str]) -> str:
+        variable = _ENV.fullmatch(match[1])
+        if variable is None:
+            raise ProjectError(f"{where}: {match[0]} is not of the form ${{{{ env.NAME }}}}")
+        name = variable[1]
+        if not name.startswith(env_prefix):
+            raise ProjectError(f"{where}: {name} does not start with {env_prefix} (webhooks.env_prefix)")
+        if name not in environment:
+            raise ProjectError(f"{where}: {name} is not set in the environment")
+        return environment[name]
+
+    return _VARIABLE.sub(value_of, text)
 
 
 def retry_after(value: str | None, *, now: datetime) -> float | None:

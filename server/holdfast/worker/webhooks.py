@@ -1,4 +1,4 @@
-"""The courier: tells receivers that runs have ended.
+"""The courier: tells receivers that runs have ended, and operators what is wrong (`worker/alerting.py`).
 
 Theory of operation. Deliveries lie in the outbox, put there by the transactions that ended their runs. The courier
 takes what is due, each under a lease, and sends it in a task of its own; the answer settles the delivery, postpones it
@@ -13,6 +13,7 @@ other receivers nor runs, which know nothing of all this.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import random
 from collections import Counter
@@ -26,6 +27,7 @@ import httpx
 from holdfast.db.webhooks import Deliveries
 from holdfast.errors import DatabaseError, Invalid
 from holdfast.rules.webhook import UrlPolicy, retry_pause, worth_retrying
+from holdfast.wire.alerts import MOST_ANSWER_BYTES, AlertPlan, Channel, Request, alert_request, refusal
 from holdfast.wire.webhooks import delivery_body, delivery_headers, retry_after
 from holdfast.worker.egress import GuardedTransport
 
@@ -44,19 +46,25 @@ LEASE_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """How webhooks are sent. `secrets` sign them, `headers` go with them, `allowed_fields` is what they may tell."""
+    """How webhooks are sent. `secrets` sign them, `headers` go with them, `allowed_fields` is what they may tell.
+
+    The alerts among them go by `alerts` alone, and by the policy.
+    """
 
     policy: UrlPolicy
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     secrets: Sequence[bytes] = field(default=(), repr=False)
     allowed_fields: Sequence[str] | None = None
+    alerts: AlertPlan | None = None
 
 
 class Courier:
-    """Sends what is due, from one process."""
+    """Sends what is due, from one process; without a worker to send for only alerts, under leases that nobody cuts
+    short."""
 
-    def __init__(self, sender: UUID, deliveries: Deliveries, post: Post) -> None:
+    def __init__(self, sender: UUID | None, deliveries: Deliveries, post: Post) -> None:
         self._sender = sender
+        self._channels = post.alerts.channels if post.alerts else {}
         self._deliveries = deliveries
         self._post = post
         self._under_way: Counter[str] = Counter()
@@ -98,7 +106,9 @@ class Courier:
         self._under_way = +self._under_way
         busy = [receiver for receiver, count in self._under_way.items() if count >= PER_RECEIVER]
         limit = min(free, PER_RECEIVER)
-        taken = await self._deliveries.take(self._sender, limit=limit, lease=LEASE_SECONDS, busy=busy)
+        taken = await self._deliveries.take(
+            self._sender, limit=limit, lease=LEASE_SECONDS, busy=busy, channels=list(self._channels)
+        )
         if not taken:
             await self._deliveries.release()
         return taken
@@ -121,23 +131,40 @@ class Courier:
             self.wake()
 
     async def _try(self, client: httpx.AsyncClient, delivery: Mapping[str, Any]) -> _Answer:
-        sent_at = delivery["sent_at"]
-        body = delivery_body(delivery, sent_at=sent_at, allowed=self._post.allowed_fields)
-        ours = delivery_headers(delivery["delivery_id"], body, sent_at=sent_at, secrets=self._post.secrets)
-        headers = {**self._post.headers, **ours}
+        sent_at, channel = delivery["sent_at"], self._channels.get(delivery["url"])
         try:
-            self._post.policy.checked(delivery["url"])
+            request = self._request(delivery, channel)
+            self._post.policy.checked(request.url)
             async with (
                 asyncio.timeout(TRY_SECONDS),
-                client.stream("POST", delivery["url"], content=body, headers=headers) as answer,
+                client.stream("POST", request.url, content=request.body, headers=request.headers) as answer,
             ):
-                # Only the status counts; the body is not read.
                 asked = retry_after(answer.headers.get("retry-after"), now=sent_at)
+                # Of a run's receiver only the status counts; the body is not read.
+                if channel and answer.is_success and (refused := refusal(channel.shape, await _beginning(answer))):
+                    problem, again = refused
+                    return _Answer(False, again, problem, asked)
                 return _Answer(answer.is_success, worth_retrying(answer.status_code), f"{answer.status_code}", asked)
-        except (Invalid, httpx.InvalidURL) as refused:
-            return _Answer(False, False, str(refused))
+        except (Invalid, httpx.InvalidURL) as refused_url:
+            return _Answer(False, False, str(refused_url))
         except (httpx.TransportError, TimeoutError) as error:
-            return _Answer(False, True, f"{type(error).__name__}: {error}")
+            # An alert's address is a credential, and libraries may quote it.
+            problem = type(error).__name__
+            return _Answer(False, True, problem if channel else f"{problem}: {error}")
+
+    def _request(self, delivery: Mapping[str, Any], channel: Channel | None) -> Request:
+        sent_at, delivery_id = delivery["sent_at"], delivery["delivery_id"]
+        if channel is not None and self._post.alerts is not None:
+            return alert_request(
+                channel,
+                json.loads(delivery["body"]),
+                server=self._post.alerts.server,
+                delivery_id=delivery_id,
+                sent_at=sent_at,
+            )
+        body = delivery_body(delivery, sent_at=sent_at, allowed=self._post.allowed_fields)
+        ours = delivery_headers(delivery_id, body, sent_at=sent_at, secrets=self._post.secrets)
+        return Request(delivery["url"], body, {**self._post.headers, **ours})
 
     async def _settle(self, delivery: Mapping[str, Any], answer: _Answer) -> None:
         delivery_id, attempt = delivery["delivery_id"], delivery["attempt"]
@@ -149,9 +176,9 @@ class Courier:
             pause = retry_pause(attempt, retry_after=answer.retry_after, jitter=random.random())  # noqa: S311
         if pause is None:
             logger.warning(
-                "webhook %s of run %s to %s is given up after %d tries: %s",
+                "webhook %s of %s to %s is given up after %d tries: %s",
                 delivery_id,
-                delivery["run_id"],
+                f"run {delivery['run_id']}" if delivery["run_id"] else delivery["url"],
                 delivery["receiver"],
                 attempt,
                 answer.problem,
@@ -159,6 +186,16 @@ class Courier:
             await self._deliveries.give_up(delivery_id, attempt, error=answer.problem)
         else:
             await self._deliveries.postpone(delivery_id, attempt, pause=pause, error=answer.problem)
+
+
+async def _beginning(answer: httpx.Response) -> bytes:
+    """What a service answered; the rest of what is no such answer is not read."""
+    read = b""
+    async for part in answer.aiter_bytes():
+        read += part
+        if len(read) > MOST_ANSWER_BYTES:
+            break
+    return read
 
 
 @dataclass(frozen=True, slots=True)

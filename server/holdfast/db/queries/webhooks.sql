@@ -15,6 +15,8 @@ WITH next AS (
     SELECT delivery_id
     FROM holdfast.deliveries
     WHERE state = 'waiting' AND due_at <= holdfast.now() AND receiver <> ALL(%(busy)s::text[])
+      AND CASE WHEN starts_with(url, 'alert:') THEN url = ANY(%(channels)s::text[])
+               ELSE %(sender)s::uuid IS NOT NULL END
     ORDER BY due_at
     LIMIT %(limit)s
     FOR UPDATE SKIP LOCKED
@@ -47,6 +49,11 @@ UPDATE holdfast.deliveries d
 SET due_at = least(due_at, holdfast.now()), sender = NULL
 WHERE d.sender IS NOT NULL AND d.state = 'waiting'
   AND NOT EXISTS (SELECT FROM holdfast.workers w WHERE w.worker_id = d.sender)
+
+-- name: give_up_unknown
+UPDATE holdfast.deliveries
+SET state = 'failed', sender = NULL, last_error = 'no process knows this alert webhook', settled_at = holdfast.now()
+WHERE state = 'waiting' AND starts_with(url, 'alert:') AND due_at < holdfast.now() - make_interval(secs => %(keep)s)
 
 -- name: sweep
 DELETE FROM holdfast.deliveries
