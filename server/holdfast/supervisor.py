@@ -27,6 +27,7 @@ from holdfast.process import Tasks, first, shared_door, signals
 from holdfast.project import load_project
 from holdfast.settings import Settings
 from holdfast.worker import siblings
+from holdfast.worker.checkpointers import check_sharing
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ async def supervise(settings: Settings, announce: Callable[[str, str, str | None
     project = load_project(settings.config)
     auth = project.sections.auth.path
     settings.check_door(has_custom_auth=auth is not None)
+    check_sharing(project, alone=False)
     async with AsyncExitStack() as stack:
         door = stack.enter_context(shared_door(settings))
         failed = asyncio.Event()

@@ -19,9 +19,11 @@ from holdfast.errors import SettingsError
 from holdfast.parts import Parts, opened
 from holdfast.process import Tasks, first, leave_within, signals
 from holdfast.project import load_project
+from holdfast.rules.recovery import SUSPECT_AFTER
 from holdfast.sections import StoreTtl
 from holdfast.settings import Settings
 from holdfast.worker import exits
+from holdfast.worker.checkpointers import forgets
 from holdfast.worker.execute import Workshop
 from holdfast.worker.graphs import Graphs
 from holdfast.worker.housekeeping import heal, keep_house, sweep_store
@@ -40,7 +42,8 @@ async def working(parts: Parts, stack: AsyncExitStack, tasks: Tasks, board: Boar
     """The worker and its side tasks, at work; `board` if there are siblings."""
     settings, worker_id = parts.settings, uuids.uuid7()
     courier = Courier(worker_id, parts.deliveries, parts.post) if parts.post else None
-    isolation = Isolation(parts.queue, {"HOLDFAST_CONFIG": str(settings.config), "DATABASE_URL": parts.urls[0]})
+    places = {"HOLDFAST_CONFIG": str(settings.config), "HOLDFAST_DATA_DIR": str(settings.data_dir)}
+    isolation = Isolation(parts.queue, places | {"DATABASE_URL": parts.urls[0]})
     shop = _workshop(parts, courier)
     worker = Worker(worker_id, shop, slots=settings.slots, suspect_found=isolation.wake, board=board)
     await _start_worker(worker, settings, parts.urls, stack)
@@ -133,6 +136,10 @@ async def leave(worker: Worker, grace: float, stop: asyncio.Queue[None]) -> None
 
 
 def _workshop(parts: Parts, courier: Courier | None) -> Workshop:
+    budget = parts.settings.crash_budget
+    if forgets(parts.database.checkpoints_elsewhere):
+        # A suspect's own process would know nothing of its thread.
+        budget = min(budget, SUSPECT_AFTER)
     return Workshop(
         parts.database,
         parts.queue,
@@ -143,7 +150,7 @@ def _workshop(parts: Parts, courier: Courier | None) -> Workshop:
         parts.stores,
         parts.revisions,
         parts.saves,
-        parts.settings.crash_budget,
+        budget,
         parts.settings.run_timeout_seconds,
         parts.project.sections.healing.dangling_tool_calls,
         courier,
