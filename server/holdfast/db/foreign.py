@@ -1,7 +1,7 @@
 """Checkpoints that a project keeps elsewhere: any of LangGraph's savers, behind what Holdfast asks of its own.
 
-Theory of operation. Queue, threads, runs, events and the store stay in Postgres; only checkpoints and their writes go to
-the other saver, so nothing here is one transaction. What is kept of the promises of `checkpoints.py`, and how:
+Theory of operation. Queue, threads, runs, events and the store stay in Postgres; only checkpoints and their writes go
+to the other saver, so nothing here is one transaction. What is kept of the promises of `checkpoints.py`, and how:
 
 * The fence is asked for in Postgres before every save. A worker that loses its claim between the answer and the save
   still saves that once.
@@ -65,9 +65,8 @@ class ForeignSaver(BaseCheckpointSaver[Any]):
         self._inner = inner
         self._database = database
         self._fence = fence
-        self._replaced: dict[tuple[str, str, str], list[Any]] = {}
-        """Answers that tasks of older checkpoints had read before this run, by namespace, checkpoint and task."""
-        self._thread_id = ""
+        self._replaced: dict[tuple[str, str, str, str], list[Any]] = {}
+        """Answers that tasks of older checkpoints had read before this run, by thread, namespace, checkpoint and task."""
         self.progress = Progress()
         self.graph_revision: str | None = None
         """The fingerprint of the graph that writes here, kept with every checkpoint."""
@@ -89,9 +88,8 @@ class ForeignSaver(BaseCheckpointSaver[Any]):
         await self.progress.idle.wait()
         if not self.progress.sealed and self._replaced:
             await self._check_fence()
-            for (checkpoint_ns, checkpoint_id, task_id), before in self._replaced.items():
-                place = _place(self._thread_id, checkpoint_ns, checkpoint_id)
-                await self._inner.aput_writes(place, [(RESUME, before)], task_id)
+            for (*place, task_id), before in self._replaced.items():
+                await self._inner.aput_writes(_place(*place), [(RESUME, before)], task_id)
         self.progress.sealed = True
 
     async def save_held(self) -> None:
@@ -183,10 +181,9 @@ class ForeignSaver(BaseCheckpointSaver[Any]):
 
     async def _remember(self, place: RunnableConfig, task_id: str) -> None:
         named = place["configurable"]
-        key = (named["checkpoint_ns"], named["checkpoint_id"], task_id)
+        key = (named["thread_id"], named["checkpoint_ns"], named["checkpoint_id"], task_id)
         if key in self._replaced:
             return
-        self._thread_id = named["thread_id"]
         found = await self._inner.aget_tuple(place)
         read = [
             value
