@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import logging
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
@@ -44,6 +45,8 @@ from holdfast.db.serde import StateSerializer
 from holdfast.db.sql import statements
 from holdfast.errors import DatabaseError, FenceLost, Unsupported
 
+logger = logging.getLogger(__name__)
+
 NO_ROLLBACK = "A run cannot be rolled back"
 
 NO_PRUNING = "Nothing can remove a thread's history and keep its latest state"
@@ -65,8 +68,8 @@ class ForeignSaver(BaseCheckpointSaver[Any]):
         self._inner = inner
         self._database = database
         self._fence = fence
-        self._replaced: dict[tuple[str, str, str, str], list[Any]] = {}
-        """Answers that tasks of older checkpoints had read before this run, by thread, namespace, checkpoint and task."""
+        self._replaced: dict[tuple[str, str, str, str, str], list[Any]] = {}
+        """What tasks of older checkpoints had read before this run: thread, namespace, checkpoint, task, path."""
         self.progress = Progress()
         self.graph_revision: str | None = None
         """The fingerprint of the graph that writes here, kept with every checkpoint."""
@@ -88,8 +91,7 @@ class ForeignSaver(BaseCheckpointSaver[Any]):
         await self.progress.idle.wait()
         if not self.progress.sealed and self._replaced:
             await self._check_fence()
-            for (*place, task_id), before in self._replaced.items():
-                await self._inner.aput_writes(_place(*place), [(RESUME, before)], task_id)
+            await self._give_back()
         self.progress.sealed = True
 
     async def save_held(self) -> None:
@@ -164,7 +166,7 @@ class ForeignSaver(BaseCheckpointSaver[Any]):
             if self._is_run and task_id == NULL_TASK_ID and any(channel not in WRITES_IDX_MAP for channel, _ in writes):
                 await self._note("note_command")
             if is_borrowed and any(channel == RESUME for channel, _ in writes):
-                await self._remember(place, task_id)
+                await self._remember(place, task_id, task_path)
             await self._inner.aput_writes(place, writes, task_id, task_path)
 
     async def has_command(self, config: RunnableConfig) -> bool:
@@ -179,9 +181,17 @@ class ForeignSaver(BaseCheckpointSaver[Any]):
     def _is_run(self) -> bool:
         return self._fence is not None and self._fence.kind == "run"
 
-    async def _remember(self, place: RunnableConfig, task_id: str) -> None:
+    async def _give_back(self) -> None:
+        for (*place, task_id, task_path), before in self._replaced.items():
+            try:
+                await self._inner.aput_writes(_place(*place), [(RESUME, before)], task_id, task_path)
+            except Exception:
+                # The run is over all the same.
+                logger.warning("task %s keeps the answer that it had read", task_id, exc_info=True)
+
+    async def _remember(self, place: RunnableConfig, task_id: str, task_path: str) -> None:
         named = place["configurable"]
-        key = (named["thread_id"], named["checkpoint_ns"], named["checkpoint_id"], task_id)
+        key = (named["thread_id"], named["checkpoint_ns"], named["checkpoint_id"], task_id, task_path)
         if key in self._replaced:
             return
         found = await self._inner.aget_tuple(place)
