@@ -302,3 +302,19 @@ def test_a_thread_whose_checkpoints_are_gone_is_not_taken_for_an_empty_one(clust
             refused(again.get(f"/threads/{thread}/state"), 409)
             refused(again.post(f"/threads/{thread}/state", json={"values": said("x")}), 409)
             assert get_thread(again, thread)["values"] == values
+
+
+def test_a_run_that_takes_memory_down_twice_is_given_up(cluster: Cluster, tmp_path: Path) -> None:
+    """A process of its own, as other backends give to suspects, would know nothing of the thread."""
+    with serving(cluster, tmp_path, backend="memory") as (server, _), server.http() as http:
+        thread = new_thread(http)
+        run = start(
+            http, thread, "steps", input={"log": [], "pause": 0.1, "count": 900}, config={"recursion_limit": 999}
+        )
+        for _ in range(2):
+            with server.http() as client:
+                until(lambda http=client: history(http, thread), "the run gets on")  # type: ignore[misc]
+            server.kill()
+            server.start()
+        with server.http(timeout=60) as again:
+            assert "crash budget" in str(join(again, thread, run))

@@ -42,7 +42,7 @@ MaySearch = Annotated[Caller, may("threads", "search")]
 
 
 @router.post(
-    "", summary="Create a thread", **docs(takes=ThreadCreate, answers=Thread, refuses=(400, 404, 409), once=True)
+    "", summary="Create a thread", **docs(takes=ThreadCreate, answers=Thread, refuses=(400, 404, 409, 501), once=True)
 )
 async def create(request: Request, with_: With, who: MayCreate) -> Response:
     body = await read(request, ThreadCreate)
@@ -120,7 +120,7 @@ async def get(
 @router.patch(
     "/{thread_id}",
     summary="Merge metadata, set a time to live",
-    **docs(takes=ThreadPatch, answers=Thread, or_nothing=204, refuses=(404,), sends=("Prefer",)),
+    **docs(takes=ThreadPatch, answers=Thread, or_nothing=204, refuses=(404, 501), sends=("Prefer",)),
 )
 async def patch(thread_id: str, request: Request, with_: With, who: MayUpdate) -> Response:
     body = await read(request, ThreadPatch)

@@ -169,21 +169,27 @@ class States:
             Missing: no such thread of this caller.
         """
         copy_id = uuid4()
-        await self._threads.standing(caller, thread_id)
-        copied = await copy_elsewhere(self._database, thread_id, copy_id)
-        is_behind = await self._copies.copy(caller, thread_id, copy_id)
-        if self._database.checkpoints_elsewhere is not None:
-            shown = (await self._threads.standing(caller, copy_id))["checkpoint_id"]
-            if is_behind or (shown and shown not in copied):
-                # A run ended, or saved, between the two.
-                await copy_elsewhere(self._database, thread_id, copy_id)
-                is_behind = True
+        is_behind = await self._copied(caller, thread_id, copy_id)
         if is_behind:
             try:
                 await self._refresh(caller, copy_id)
             except Refusal as refusal:
                 logger.warning("copy %s shows the state that its source had before its run: %s", copy_id, refusal)
         return copy_id
+
+    async def _copied(self, caller: Caller, thread_id: UUID, copy_id: UUID) -> bool:
+        """Copy rows and checkpoints; whether the copy's row may be behind its checkpoints."""
+        if self._database.checkpoints_elsewhere is None:
+            return await self._copies.copy(caller, thread_id, copy_id)
+        await self._threads.standing(caller, thread_id)
+        copied = await copy_elsewhere(self._database, thread_id, copy_id)
+        was_busy = await self._copies.copy(caller, thread_id, copy_id)
+        shown = (await self._threads.standing(caller, copy_id))["checkpoint_id"]
+        if not was_busy and (not shown or shown in copied):
+            return False
+        # Something was saved between the two.
+        await copy_elsewhere(self._database, thread_id, copy_id)
+        return True
 
     async def _refresh(self, caller: Caller, thread_id: UUID) -> None:
         """Bring a thread's row up to its checkpoints."""
