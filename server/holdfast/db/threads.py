@@ -103,9 +103,11 @@ class Threads:
         """Take a draft back, and whatever was written for it."""
         async with self._database.transaction("api") as conn:
             discarded = await conn.execute(self._sql["discard"], {"thread_id": thread_id, "token": token})
-            if await discarded.fetchone() is not None:
+            was_there = await discarded.fetchone() is not None
+            if was_there:
                 await conn.execute(self._sql["erase_checkpoints"], {"thread_ids": [str(thread_id)]})
-                await forget_elsewhere(self._database, [thread_id])
+        if was_there:
+            await forget_elsewhere(self._database, [thread_id])
 
     def _check(self, ttl: Ttl | None) -> None:
         if ttl is not None and ttl.strategy == "keep_latest":
