@@ -64,6 +64,7 @@ from holdfast.wire.webhooks import custom_headers
 from holdfast.worker.alerting import check_channels
 from holdfast.worker.approvals import act_on_due
 from holdfast.worker.catalog import GraphCatalog
+from holdfast.worker.checkpointers import check_sharing
 from holdfast.worker.checkup import Checkup
 from holdfast.worker.clock import keep_looking
 from holdfast.worker.crons import fire_due
@@ -122,6 +123,7 @@ async def run(
         logger.warning("%s", warning)
     if part in SERVING:
         settings.check_door(has_custom_auth=project.sections.auth.path is not None)
+    check_sharing(project, alone=part == "serve" and sibling is None)
     allow_many_files()
     listener = _listener(settings, part, sibling)
     prefix = _mount_prefix(settings, project)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from holdfast.db.embedded import EmbeddedPostgres
@@ -17,6 +17,7 @@ from holdfast.errors import HoldfastError
 from holdfast.project import load_project
 from holdfast.rules.caller import LOCAL
 from holdfast.settings import Settings
+from holdfast.worker.checkpointers import opened_checkpointer
 from holdfast.worker.checkup import Checkup
 from holdfast.worker.graphs import Graphs
 
@@ -89,7 +90,7 @@ async def _loaded(settings: Settings) -> Graphs:
 
 
 async def _examine_stored(settings: Settings, graphs: Graphs | None, depth: Depth, findings: _Findings) -> None:
-    async with opened_database(settings) as url:
+    async with opened_database(settings) as url, AsyncExitStack() as stack:
         async for line in _examine_database(settings, url):
             _say(f"ok    {line}")
         if graphs is None or await pending(url):
@@ -97,6 +98,8 @@ async def _examine_stored(settings: Settings, graphs: Graphs | None, depth: Dept
         database = Database(url, size=4)
         await database.open()
         try:
+            checkpointer = opened_checkpointer(load_project(settings.config), settings, graphs)
+            database.checkpoints_elsewhere = await stack.enter_async_context(checkpointer)
             stores = Stores(PooledStore(database), shared=False)
             checkup = Checkup(database, Threads(database), graphs, stores)
             await _examine_rows(checkup, depth, findings)

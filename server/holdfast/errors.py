@@ -19,8 +19,10 @@
         ├── Missing                 404 no such thing, or not the caller's
         ├── Conflict                409 the thread's state does not allow it
         │   ├── Unreadable              a state whose bytes cannot be turned back into values
-        │   └── GraphChanged            the graph's code is no longer the one that the thread waits in
-        └── TooLarge                413 body over the limit
+        │   ├── GraphChanged            the graph's code is no longer the one that the thread waits in
+        │   └── StateLost               the thread had a state, and the checkpointer knows of none
+        ├── TooLarge                413 body over the limit
+        └── Unsupported             501 what this server's checkpointer cannot do
 
 `api/problems.py` alone turns these into HTTP answers; driver errors become ours in `db/`.
 """
@@ -112,9 +114,19 @@ class GraphChanged(Conflict):
     """What a thread waits in is not in the graph any more; says what. The thread stays as it was."""
 
 
+class StateLost(Conflict):
+    """A thread had a state, and where checkpoints are kept there is none. The thread stays as it was."""
+
+
 class TooLarge(Refusal):
     status = 413
 
 
 class Invalid(Refusal):
     status = 422
+
+
+class Unsupported(Refusal):
+    """The checkpointer that langgraph.json asks for cannot do this."""
+
+    status = 501

@@ -28,6 +28,7 @@ from holdfast.sections import ThreadTtl
 from holdfast.settings import Settings
 from holdfast.telemetry.metrics import Metrics
 from holdfast.wire import sse
+from holdfast.worker.checkpointers import opened_checkpointer
 from holdfast.worker.graphs import Graphs
 from holdfast.worker.pruning import Pruner
 from holdfast.worker.stores import opened_store
@@ -78,6 +79,7 @@ async def opened(
     database = Database(url, size=settings.pool_size, transaction_pooler=settings.pooler == "transaction")
     await database.open()
     stack.push_async_callback(database.close)
+    database.checkpoints_elsewhere = await stack.enter_async_context(opened_checkpointer(project, settings, graphs))
     bell = Bell(database, listen_url)
     stack.push_async_callback(bell.close)
     ttl = project.sections.checkpointer.ttl or ThreadTtl()

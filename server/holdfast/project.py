@@ -16,7 +16,7 @@ from dotenv import dotenv_values
 from pydantic import ValidationError
 
 from holdfast.errors import ProjectError
-from holdfast.sections import Sections
+from holdfast.sections import Checkpointer, Sections
 
 # They say how LangGraph's own tools build a container image. Serving a checkout needs none of them.
 IMAGE_KEYS = frozenset(
@@ -49,8 +49,6 @@ SECTIONS_WITHOUT_EFFECT: Mapping[str, str] = {
 KEYS_WITHOUT_EFFECT: Mapping[str, str] = {
     "auth.allow_langsmith_api_keys": "callers are whom auth.path says they are, and nobody else",
     "auth.cache": "every request is authenticated anew",
-    "checkpointer.backend": "checkpoints are kept in Holdfast's Postgres",
-    "checkpointer.path": "checkpoints are kept in Holdfast's Postgres",
     "checkpointer.serde": "a graph's own types are allowed by themselves, and nothing is unpickled",
 }
 
@@ -220,6 +218,7 @@ class _Reader:
                 for key in ("index", "ttl")
                 if getattr(sections.store, key) is not None
             )
+        self._check_checkpointer(sections.checkpointer)
         for key, target in (("auth.path", sections.auth.path), ("http.app", sections.http.app)):
             if target is not None:
                 self._check_target(repr(key), target)
@@ -227,6 +226,16 @@ class _Reader:
             # More likely a misspelt path than a section without one, and that would be an open door.
             raise self._error("'auth' has no 'path', so nobody would be asked who they are")
         return sections
+
+    def _check_checkpointer(self, section: Checkpointer) -> None:
+        if section.kind == "custom" and section.path is not None:
+            self._check_target("checkpointer.path", section.path)
+        if section.kind != "postgres":
+            self._warnings.extend(
+                f"{self._path}: 'checkpointer.{key}' has no effect: it is about checkpoints in Postgres"
+                for key in ("storage", "graphs")
+                if key in section.model_fields_set
+            )
 
     def _note_unknown_keys(self, document: dict[str, Any]) -> None:
         known = {"graphs", "dependencies", "env", *LOCKS, *IMAGE_KEYS, *SECTIONS_WITHOUT_EFFECT, *Sections.model_fields}

@@ -21,6 +21,7 @@ from holdfast.rules.caller import SERVER
 from holdfast.rules.thread import Strategy
 from holdfast.settings import Settings
 from holdfast.wire import sse
+from holdfast.worker.checkpointers import opened_checkpointer
 from holdfast.worker.graphs import Graphs
 from holdfast.worker.pruning import Pruner
 from holdfast.worker.stores import opened_store
@@ -63,6 +64,8 @@ async def pruned(settings: Settings, wish: Wish) -> int:
         stack.push_async_callback(database.close)
         graphs = await Graphs.load(project)
         stack.callback(graphs.close)
+        checkpointer = opened_checkpointer(project, settings, graphs)
+        database.checkpoints_elsewhere = await stack.enter_async_context(checkpointer)
         store = await stack.enter_async_context(opened_store(project, graphs, database))
         bell = Bell(database, None)
         stack.push_async_callback(bell.close)

@@ -55,6 +55,7 @@ class ThreadTtl(Section):
 
 
 Storage = Literal["whole", "elements"]
+Backend = Literal["postgres", "default", "sqlite", "memory", "redis", "mongo", "custom"]
 
 
 class GraphStorage(Section):
@@ -64,7 +65,10 @@ class GraphStorage(Section):
 
 
 class Checkpointer(Section):
-    """`checkpointer`. Of the official keys only `ttl` has an effect: checkpoints are kept in Holdfast's Postgres.
+    """`checkpointer`. Checkpoints are kept in Holdfast's Postgres, or else in another of LangGraph's savers.
+
+    `path` is the file of a SQLite database, relative to the project, or names a saver of the project's own
+    (`path.py:object`). `url` is ours: where Redis or MongoDB is; HOLDFAST_CHECKPOINTER_URL wins over it.
 
     `storage` is ours: whether each version of a list is stored whole, as LangGraph does it, or long lists by element
     (`db/elements.py`). A graph that has one in `graphs` is kept that way.
@@ -73,9 +77,29 @@ class Checkpointer(Section):
     ttl: ThreadTtl | None = None
     storage: Storage = "whole"
     graphs: dict[str, GraphStorage] = Field(default_factory=dict)
-    backend: str | None = None
+    backend: Backend | None = None
     path: str | None = None
+    url: Annotated[str | None, Field(repr=False)] = None
     serde: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _backend_takes_what_is_given(self) -> Self:
+        takes = {"sqlite": "path", "custom": "path", "redis": "url", "mongo": "url"}.get(self.kind)
+        for key in ("path", "url"):
+            if getattr(self, key) is not None and key != takes:
+                raise ValueError(f"the backend {self.kind!r} takes no {key!r}")
+        if self.kind == "custom" and self.path is None:
+            raise ValueError("the backend 'custom' needs a 'path'")
+        if self.kind != "postgres" and self.ttl is not None and self.ttl.strategy == "keep_latest":
+            raise ValueError("ttl: the strategy 'keep_latest' needs the backend 'postgres'")
+        return self
+
+    @property
+    def kind(self) -> Backend:
+        """Where checkpoints are kept; never `default`."""
+        if self.backend is None:
+            return "custom" if self.path is not None else "postgres"
+        return "postgres" if self.backend == "default" else self.backend
 
     def by_element(self, graph_id: str) -> bool:
         """Whether this graph's long lists are stored by element."""

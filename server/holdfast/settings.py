@@ -49,6 +49,8 @@ class Settings(BaseSettings):
     pooler: Literal["none", "transaction"] = Field("none", validation_alias=_env("HOLDFAST_POOLER"))
     pool_size: int = Field(16, validation_alias=_env("HOLDFAST_POOL_SIZE"), ge=4)
 
+    checkpointer_url: str | None = Field(None, validation_alias=_env("HOLDFAST_CHECKPOINTER_URL"), repr=False)
+
     slots: int = Field(128, validation_alias=_env("HOLDFAST_SLOTS", "N_JOBS_PER_WORKER"), ge=1)
     lease_seconds: float = Field(5.0, validation_alias=_env("HOLDFAST_LEASE_SECONDS"), ge=1.0)
     crash_budget: int = Field(5, validation_alias=_env("HOLDFAST_CRASH_BUDGET"), ge=1)

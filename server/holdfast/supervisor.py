@@ -30,6 +30,7 @@ from holdfast.settings import Settings
 from holdfast.telemetry.logs import configure_logging
 from holdfast.telemetry.metrics import DIRECTORY, forget
 from holdfast.worker import siblings
+from holdfast.worker.checkpointers import check_sharing
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ async def supervise(settings: Settings, announce: Callable[[str, str, str | None
     configure_logging(settings, {**project.env, **os.environ}, sys.stdout)
     auth = project.sections.auth.path
     settings.check_door(has_custom_auth=auth is not None)
+    check_sharing(project, alone=False)
     async with AsyncExitStack() as stack:
         door = stack.enter_context(shared_door(settings))
         failed = asyncio.Event()

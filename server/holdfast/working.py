@@ -23,12 +23,14 @@ from holdfast.errors import SettingsError
 from holdfast.parts import Parts, opened
 from holdfast.process import Tasks, first, leave_within, signals
 from holdfast.project import Project, load_project
+from holdfast.rules.recovery import SUSPECT_AFTER
 from holdfast.sections import StoreTtl
 from holdfast.settings import Settings
 from holdfast.telemetry.logs import configure_logging
 from holdfast.wire.alerts import alert_plan
 from holdfast.worker import exits
 from holdfast.worker.alerting import Raised, Watch
+from holdfast.worker.checkpointers import forgets
 from holdfast.worker.clock import keep_looking
 from holdfast.worker.execute import Workshop
 from holdfast.worker.graphs import Graphs
@@ -48,7 +50,8 @@ async def working(parts: Parts, stack: AsyncExitStack, tasks: Tasks, board: Boar
     """The worker and its side tasks, at work; `board` if there are siblings."""
     settings, worker_id = parts.settings, uuids.uuid7()
     courier = Courier(worker_id, parts.deliveries, parts.post) if parts.post else None
-    isolation = Isolation(parts.queue, {"HOLDFAST_CONFIG": str(settings.config), "DATABASE_URL": parts.urls[0]})
+    places = {"HOLDFAST_CONFIG": str(settings.config), "HOLDFAST_DATA_DIR": str(settings.data_dir)}
+    isolation = Isolation(parts.queue, places | {"DATABASE_URL": parts.urls[0]})
     shop = _workshop(parts, courier)
     worker = Worker(worker_id, shop, slots=settings.slots, suspect_found=isolation.wake, board=board)
     await _start_worker(worker, settings, parts.urls, stack)
@@ -168,6 +171,10 @@ def environment(project: Project) -> dict[str, str]:
 
 
 def _workshop(parts: Parts, courier: Courier | None) -> Workshop:
+    budget = parts.settings.crash_budget
+    if forgets(parts.database.checkpoints_elsewhere):
+        # A suspect's own process would know nothing of its thread.
+        budget = min(budget, SUSPECT_AFTER)
     return Workshop(
         parts.database,
         parts.queue,
@@ -178,7 +185,7 @@ def _workshop(parts: Parts, courier: Courier | None) -> Workshop:
         parts.stores,
         parts.revisions,
         parts.saves,
-        parts.settings.crash_budget,
+        budget,
         parts.settings.run_timeout_seconds,
         parts.project.sections.healing.dangling_tool_calls,
         courier,

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.base import Checkpoint, empty_checkpoint
+from langgraph.checkpoint.base import BaseCheckpointSaver, Checkpoint, empty_checkpoint
 from langgraph.checkpoint.base.id import uuid6
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 
@@ -39,7 +39,9 @@ def checkpoint_with(values: dict[str, Any], step: int = 0) -> tuple[Checkpoint, 
     return made | {"channel_versions": versions}, versions  # type: ignore[return-value]
 
 
-async def put(by: AsyncPostgresSaver, config: RunnableConfig, values: dict[str, Any], step: int = 0) -> RunnableConfig:
+async def put(
+    by: BaseCheckpointSaver[Any], config: RunnableConfig, values: dict[str, Any], step: int = 0
+) -> RunnableConfig:
     checkpoint, versions = checkpoint_with(values, step)
     return await by.aput(config, checkpoint, {"source": "loop", "step": step, "run_id": "r"}, versions)
 

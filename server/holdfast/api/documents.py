@@ -32,6 +32,7 @@ REFUSALS: Mapping[int, tuple[str, str]] = {
     409: ("Conflict", "What is there does not allow it: it exists, is busy, or has changed."),
     413: ("TooLarge", "The body is over the limit."),
     422: ("Invalid", "Malformed or contradictory."),
+    501: ("Unsupported", "Where this server keeps checkpoints, it cannot be done."),
     502: ("EmbeddingFailed", "The embedding model did not answer as it should; nothing was stored or searched."),
     503: ("Unavailable", "The database is not available right now; the same request may succeed later."),
 }

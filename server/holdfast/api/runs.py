@@ -33,7 +33,7 @@ StreamMode = Annotated[
 Wait = Annotated[str, Query(description="`true`: answer when the run has stopped")]
 Action = Annotated[str, Query(description="`rollback` drops what the run did; anything else is `interrupt`")]
 
-_REFUSES = (400, 404, 409)
+_REFUSES = (400, 404, 409, 501)
 STARTS = docs(takes=RunCreate, answers=Run, headers=("content-location",), refuses=_REFUSES, once=True)
 STREAMS = docs(takes=RunCreate, answers=EVENTS, means=FOLLOWING, headers=RUNNING, refuses=_REFUSES, once=True)
 WAITS = docs(takes=RunCreate, answers=RunResult, headers=RUNNING, refuses=_REFUSES, once=True)
@@ -144,7 +144,7 @@ async def join_stream(
         means="With `wait`: the run has stopped.",
         or_nothing=202,
         headers=("location",),
-        refuses=(404,),
+        refuses=(404, 501),
     ),
 )
 async def cancel(

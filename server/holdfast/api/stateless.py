@@ -45,7 +45,7 @@ async def create(request: Request, with_: With, who: MayRun) -> Response:
 @router.post(
     "/batch",
     summary="Start stateless runs in the background, all or none",
-    **docs(takes=RunBatch, answers=list[Run], refuses=(400, 404, 409), once=True),
+    **docs(takes=RunBatch, answers=list[Run], refuses=(400, 404, 409, 501), once=True),
 )
 async def create_batch(request: Request, with_: With, who: MayRun) -> Response:
     bodies = await read(request, RunBatch)
@@ -58,7 +58,7 @@ async def create_batch(request: Request, with_: With, who: MayRun) -> Response:
     "/cancel",
     status_code=204,
     summary="Cancel all runs in a status, or some runs",
-    **docs(takes=CancelMany, status=204, refuses=(404,)),
+    **docs(takes=CancelMany, status=204, refuses=(404, 501)),
 )
 async def cancel_many(request: Request, with_: With, who: MayUpdate, action: Action = "interrupt") -> Response:
     body = await read(request, CancelMany)

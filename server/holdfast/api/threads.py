@@ -42,7 +42,7 @@ MaySearch = Annotated[Caller, may("threads", "search")]
 
 
 @router.post(
-    "", summary="Create a thread", **docs(takes=ThreadCreate, answers=Thread, refuses=(400, 404, 409), once=True)
+    "", summary="Create a thread", **docs(takes=ThreadCreate, answers=Thread, refuses=(400, 404, 409, 501), once=True)
 )
 async def create(request: Request, with_: With, who: MayCreate) -> Response:
     body = await read(request, ThreadCreate)
@@ -93,7 +93,7 @@ async def count(request: Request, with_: With, who: MaySearch) -> Response:
 @router.post(
     "/prune",
     summary="Delete threads, or all but their latest state",
-    **docs(takes=ThreadPrune, answers=Pruned, refuses=(409,)),
+    **docs(takes=ThreadPrune, answers=Pruned, refuses=(409, 501)),
 )
 async def prune(request: Request, with_: With, who: MayDelete) -> Response:
     body = await read(request, ThreadPrune)
@@ -120,7 +120,7 @@ async def get(
 @router.patch(
     "/{thread_id}",
     summary="Merge metadata, set a time to live",
-    **docs(takes=ThreadPatch, answers=Thread, or_nothing=204, refuses=(404,), sends=("Prefer",)),
+    **docs(takes=ThreadPatch, answers=Thread, or_nothing=204, refuses=(404, 501), sends=("Prefer",)),
 )
 async def patch(thread_id: str, request: Request, with_: With, who: MayUpdate) -> Response:
     body = await read(request, ThreadPatch)
@@ -170,7 +170,7 @@ async def repair(thread_id: str, request: Request, with_: With, who: MayUpdate) 
     return Json(outcome)
 
 
-@router.get("/{thread_id}/storage", summary="What a thread takes up", **docs(answers=ThreadStorage, refuses=(404,)))
+@router.get("/{thread_id}/storage", summary="What a thread takes up", **docs(answers=ThreadStorage, refuses=(404, 501)))
 async def storage(thread_id: str, with_: With, who: MayRead) -> Response:
     wanted = uuid_of(thread_id, "thread")
     await with_.threads.standing(who, wanted)

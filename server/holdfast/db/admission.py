@@ -14,6 +14,7 @@ from holdfast.db import approvals, cancelling, crons, idempotency, queue, thread
 from holdfast.db.arrays import Blobs, Booleans, Integers, Jsonbs, Texts, Uuids
 from holdfast.db.cancelling import CancelAction, Cancelled
 from holdfast.db.crons import Firing
+from holdfast.db.foreign import NO_ROLLBACK, only_in_postgres
 from holdfast.db.groups import Group
 from holdfast.db.idempotency import Key, Made
 from holdfast.db.pool import Connection, Database, json_bytes, repeated
@@ -180,7 +181,9 @@ class Admissions:
                 question is not pending (any more), new input for a thread that asks something (policy `reject`),
                 or a due time that somebody else took.
             Invalid: the key stands for another request.
+            Unsupported: the strategy `rollback`, where checkpoints are kept elsewhere.
         """
+        self._check([new])
         arrival = _Arrival(caller, new, worker_id)
         in_doubt = key is None and arrival.is_simple
         if in_doubt and (row := await self._quiet.join(new.thread_id, arrival, len(new.kwargs))) is not None:
@@ -207,12 +210,17 @@ class Admissions:
     @repeated
     async def admit_all(self, caller: Caller, new: Sequence[NewRun], *, key: Key | None = None) -> Made | None:
         """Take in runs that each bring a thread of their own, all or none; what the key stands for, as `admit` does."""
+        self._check(new)
         async with self._database.transaction("api") as conn:
             if before := await _before(conn, caller, key, new):
                 return before
             for run in new:
                 await self._admit(conn, caller, run, await self._locked_thread(conn, caller, run))
         return None
+
+    def _check(self, new: Sequence[NewRun]) -> None:
+        if any(run.strategy == "rollback" for run in new):
+            only_in_postgres(self._database, NO_ROLLBACK)
 
     async def _admit_quiet(self, arrivals: Sequence[_Arrival]) -> dict[UUID, DictRow]:
         """Let in those whose threads are quiet; what the statement says of each, by its thread."""

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from psycopg.rows import DictRow
 
+from holdfast.db.foreign import only_in_postgres
 from holdfast.db.pool import Database, repeated
 from holdfast.db.scope import scoped
 from holdfast.db.sql import statements
@@ -39,6 +40,11 @@ class Copies:
 
     @repeated
     async def storage(self, thread_id: UUID) -> list[DictRow]:
-        """`part`, `channel`, `count`, `bytes` of what LangGraph's tables hold of a thread, whoever asks."""
+        """`part`, `channel`, `count`, `bytes` of what LangGraph's tables hold of a thread, whoever asks.
+
+        Raises:
+            Unsupported: they do not hold the checkpoints.
+        """
+        only_in_postgres(self._database, "What a thread takes up is not known")
         async with self._database.connection("api") as conn:
             return await (await conn.execute(self._sql["storage"], {"thread_id": thread_id})).fetchall()

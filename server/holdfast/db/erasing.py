@@ -9,6 +9,7 @@ import logging
 from collections.abc import Sequence
 from uuid import UUID
 
+from holdfast.db.foreign import forget_elsewhere
 from holdfast.db.pool import Database, Lane
 from holdfast.db.sql import statements
 from holdfast.errors import DatabaseError
@@ -28,6 +29,8 @@ async def erase(database: Database, lane: Lane, thread_ids: Sequence[UUID]) -> N
         async with database.connection(lane) as conn:
             row = await (await conn.execute(statements("pruning")["erase_some"], params)).fetchone()
             is_more = row is not None and row["is_more"]
+    # Before the rows: whoever finds them again finds these to be removed, too.
+    await forget_elsewhere(database, thread_ids)
     async with database.transaction(lane) as conn:
         await conn.execute(statements("pruning")["erase"], params)
         # A run that was still running could write until its thread was gone.

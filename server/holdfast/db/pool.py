@@ -24,6 +24,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
 import orjson
 import psycopg
+from langgraph.checkpoint.base import BaseCheckpointSaver
 from psycopg import AsyncConnection
 from psycopg.adapt import Buffer, Loader
 from psycopg.rows import DictRow, dict_row
@@ -89,6 +90,8 @@ class Database:
         if not transaction_pooler:
             self._groups = _pool(url, GROUP_CONNECTIONS, _configure_groups, threshold=0)
         self._api_lane = asyncio.Semaphore(max(1, size - WORKER_RESERVE))
+        self.checkpoints_elsewhere: BaseCheckpointSaver[Any] | None = None
+        """What keeps the checkpoints, where a project does not want them in this database (`foreign.py`)."""
 
     @property
     def pool(self) -> AsyncConnectionPool[Connection]:

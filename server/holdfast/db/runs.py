@@ -20,6 +20,7 @@ from holdfast.db.arrays import Bigints, Blobs, Booleans, Column, Integers, Jsons
 from holdfast.db.cancelling import CancelAction, Cancelled
 from holdfast.db.checkpoints import SAVE_RETRY_SECONDS
 from holdfast.db.erasing import erase_or_leave
+from holdfast.db.foreign import NO_ROLLBACK, only_in_postgres
 from holdfast.db.groups import Group
 from holdfast.db.pool import Connection, Database, repeated
 from holdfast.db.queue import Claimed
@@ -122,7 +123,9 @@ class Runs:
 
         Raises:
             Missing: no such thread of this caller, or none of the runs is pending or running there.
+            Unsupported: a rollback, where checkpoints are kept elsewhere.
         """
+        self._check(action)
         async with self._database.transaction("api") as conn:
             locked = await conn.execute(*scoped(caller, statements("threads")["lock"], thread_id=thread_id))
             if await locked.fetchone() is None:
@@ -139,7 +142,9 @@ class Runs:
 
         Raises:
             Missing: there is none.
+            Unsupported: as above.
         """
+        self._check(action)
         cancelled = Cancelled()
         first: UUID | None = UUID(int=0)
         while first is not None:
@@ -149,6 +154,10 @@ class Runs:
         if not cancelled.over and not cancelled.stopping:
             raise Missing("No run is in this status: there is nothing to cancel.")
         return cancelled
+
+    def _check(self, action: CancelAction) -> None:
+        if action == "rollback":
+            only_in_postgres(self._database, NO_ROLLBACK)
 
     @repeated
     async def _cancel_some(

@@ -12,6 +12,7 @@ from psycopg.types.json import Jsonb
 
 from holdfast.db import approvals, idempotency
 from holdfast.db.erasing import erase
+from holdfast.db.foreign import NO_PRUNING, forget_elsewhere, only_in_postgres
 from holdfast.db.idempotency import Key, Made
 from holdfast.db.pool import Connection, Database, repeated
 from holdfast.db.scope import scoped
@@ -65,6 +66,7 @@ class Threads:
             Conflict: the id is taken, by this caller (unless `or_keep`) or by somebody else.
             Invalid: the key stands for another request.
         """
+        self._check(ttl)
         async with self._database.transaction("api") as conn:
             if key is not None and (before := await idempotency.claim(conn, caller, key, Made([thread_id]))):
                 return before
@@ -88,6 +90,7 @@ class Threads:
         Raises:
             Conflict: as `create`.
         """
+        self._check(ttl)
         params = _new_row(caller, thread_id, metadata, ttl or self._default_ttl)
         async with self._database.transaction("api") as conn:
             row = await (await conn.execute(self._sql["draft"], params)).fetchone()
@@ -100,8 +103,15 @@ class Threads:
         """Take a draft back, and whatever was written for it."""
         async with self._database.transaction("api") as conn:
             discarded = await conn.execute(self._sql["discard"], {"thread_id": thread_id, "token": token})
-            if await discarded.fetchone() is not None:
+            was_there = await discarded.fetchone() is not None
+            if was_there:
                 await conn.execute(self._sql["erase_checkpoints"], {"thread_ids": [str(thread_id)]})
+        if was_there:
+            await forget_elsewhere(self._database, [thread_id])
+
+    def _check(self, ttl: Ttl | None) -> None:
+        if ttl is not None and ttl.strategy == "keep_latest":
+            only_in_postgres(self._database, NO_PRUNING)
 
     async def _keep(self, conn: Connection, caller: Caller, thread_id: UUID, *, or_keep: bool) -> None:
         kept = await (await conn.execute(*scoped(caller, self._sql["standing"], thread_id=thread_id))).fetchone()
@@ -146,6 +156,7 @@ class Threads:
         self, caller: Caller, thread_id: UUID, metadata: Mapping[str, Any], *, ttl: Ttl | None = None
     ) -> None:
         """Merge `metadata` shallowly into the thread's, and replace its time to live if one is given."""
+        self._check(ttl)
         params = {"thread_id": thread_id, "metadata": Jsonb(dict(metadata)), **_ttl(ttl)}
         async with self._database.connection("api") as conn:
             row = await (await conn.execute(*scoped(caller, self._sql["patch"], **params))).fetchone()

@@ -14,6 +14,7 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 from langgraph.types import StateSnapshot
 
+from holdfast.db.foreign import ForeignSaver
 from holdfast.db.queue import Claimed
 from holdfast.db.revisions import Revisions
 from holdfast.errors import Conflict
@@ -25,6 +26,7 @@ from holdfast.worker.graphs import Graph
 from holdfast.worker.outcome import has_open_tasks, pending_ids
 from holdfast.worker.revisions import (
     check_readable,
+    check_there,
     check_waiting,
     fingerprint_of,
     revision_of,
@@ -81,11 +83,13 @@ class Beginning:
         Raises:
             LateAnswer: none of the run's answers has a question any more.
             GraphChanged: the thread's state belongs to a revision of the graph that this one cannot go on from.
+            StateLost: the thread had a state, and it is gone.
         """
         if self._claim.attempt == 1 and self._is_input and not (self._may_dangle or self._changed(graph)):
             config["configurable"] |= self._fork
             return Dispatch.ORIGINAL, self._kwargs.as_input(None)
         snapshot = await graph.aget_state(latest(self._claim))
+        self.check_state(graph, snapshot)
         answers = self._kwargs.answers
         open_answers = still_pending(answers, pending_ids(snapshot)) if answers is not None else None
         dispatch = Dispatch.ORIGINAL
@@ -105,6 +109,14 @@ class Beginning:
                 await self._repair(graph, snapshot, config)
         return dispatch, self._kwargs.as_input(open_answers)
 
+    def check_state(self, graph: Graph, snapshot: StateSnapshot) -> None:
+        """
+        Raises:
+            StateLost: the thread has values, and the checkpointer has no checkpoint that they could be of.
+        """
+        if isinstance(saver_of(graph), ForeignSaver) and self._claim.value_digests:
+            check_there(snapshot)
+
     @property
     def _fork(self) -> dict[str, Any]:
         """The older checkpoint at which the request wants to begin."""
@@ -122,8 +134,12 @@ class Beginning:
         return (snapshot.metadata or {}).get("run_id") == str(self._claim.run_id)
 
     def _changed(self, graph: Graph) -> bool:
-        """Whether another revision of the graph wrote the thread's state."""
-        return self._claim.graph_revision not in (None, fingerprint_of(graph))
+        """Whether another revision of the graph may have written the thread's state. The claim knows of checkpoints in
+        Postgres only."""
+        return isinstance(saver_of(graph), ForeignSaver) or self._claim.graph_revision not in (
+            None,
+            fingerprint_of(graph),
+        )
 
     async def _check_revision(self, graph: Graph, snapshot: StateSnapshot, *, goes_on: bool) -> None:
         self.wrote_here = self._wrote(snapshot)
@@ -157,8 +173,13 @@ class Beginning:
             written_by_this_run=self._wrote(snapshot),
             open_tasks=has_open_tasks(snapshot),
             at_breakpoint=await self._at_breakpoint(graph, snapshot),
-            command_saved=self._claim.command_saved,
+            command_saved=self._claim.command_saved and await self._has_command(graph, snapshot),
         )
+
+    async def _has_command(self, graph: Graph, snapshot: StateSnapshot) -> bool:
+        """What the run's row says of its command was committed with it in Postgres, and before it elsewhere."""
+        saver = saver_of(graph)
+        return not isinstance(saver, ForeignSaver) or await saver.has_command(snapshot.config)
 
     async def _at_breakpoint(self, graph: Graph, snapshot: StateSnapshot) -> bool:
         if not snapshot.next:

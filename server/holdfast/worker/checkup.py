@@ -11,10 +11,11 @@ from uuid import UUID
 from langchain_core.runnables import RunnableConfig
 from langgraph.types import StateSnapshot
 
-from holdfast.db.checkpoints import Fence, FencedSaver
+from holdfast.db.checkpoints import Fence
 from holdfast.db.healing import STUCK, Healing
 from holdfast.db.pool import Database
 from holdfast.db.revisions import Revisions
+from holdfast.db.savers import saver_for
 from holdfast.db.threads import Threads
 from holdfast.db.trees import Stores
 from holdfast.errors import Conflict, DatabaseError, FenceLost, GraphChanged, UnknownGraph, Unreadable
@@ -168,7 +169,7 @@ class Checkup:
         return self._graphs.open(
             graph_id,
             _latest(thread_id),
-            checkpointer=FencedSaver(self._database, fence),
+            checkpointer=saver_for(self._database, fence),
             store=self._stores.of(caller.owner),
             access="threads.update" if fence else "threads.read",
             user=caller.user,

@@ -32,12 +32,12 @@ from structlog.contextvars import bind_contextvars
 
 from holdfast.db.bell import Bell
 from holdfast.db.cancelling import cancel_error
-from holdfast.db.checkpoints import FencedSaver
 from holdfast.db.events import EventLog
 from holdfast.db.pool import Database
 from holdfast.db.queue import Claimed, Queue
 from holdfast.db.revisions import Revisions
 from holdfast.db.runs import RunEnd, Runs
+from holdfast.db.savers import saver_for
 from holdfast.db.saves import Saves
 from holdfast.db.threads import Outcome
 from holdfast.db.trees import Stores
@@ -47,6 +47,7 @@ from holdfast.errors import (
     DatabaseUnavailable,
     FenceLost,
     GraphChanged,
+    StateLost,
     Unsaveable,
     UnserializableValue,
 )
@@ -111,7 +112,7 @@ class Execution:
         self._graph_task: asyncio.Task[Outcome] | None = None
         self._modes = Modes(self._kwargs.stream_mode, subgraphs=self._kwargs.subgraphs)
         new_thread = run.thread_id if run.is_new else None
-        self._saver = FencedSaver(shop.database, run.fence, shop.saves, new_thread=new_thread)
+        self._saver = saver_for(shop.database, run.fence, shop.saves, new_thread=new_thread)
         self._beginning = Beginning(run, self._kwargs, shop.revisions, repairs=shop.repairs)
         self._last_checkpoint: Mapping[str, Any] | None = None
         self._unsayable: UnserializableValue | None = None
@@ -224,7 +225,7 @@ class Execution:
         if isinstance(performed, FenceLost) or self._reason is StopReason.LEASE_LOST:
             await self._journal.close()
             raise FenceLost(f"run {self.claim.run_id}")
-        if isinstance(performed, GraphChanged):
+        if isinstance(performed, GraphChanged | StateLost):
             return await self._undone(performed)
         drained = isinstance(performed, GraphDrained) or self._reason is StopReason.DRAIN
         if drained and isinstance(performed, BaseException):
@@ -253,7 +254,7 @@ class Execution:
         failed = status is not RunStatus.INTERRUPTED and not isinstance(error, LateAnswer)
         return await self._with_last_block(status, await self._left_behind(body, failed=failed), body)
 
-    async def _undone(self, changed: GraphChanged) -> RunEnd:
+    async def _undone(self, changed: GraphChanged | StateLost) -> RunEnd:
         body = codec.error_body(changed)
         logger.warning("run %s does not go on: %s", self.claim.run_id, changed)
         self._journal.emit("error", codec.dumps(body))
@@ -309,6 +310,7 @@ class Execution:
         try:
             async with self._graph() as graph:
                 snapshot = await graph.aget_state(latest(self.claim))
+                self._beginning.check_state(graph, snapshot)
             return outcome_of(snapshot, error=error, failed=failed)
         except FenceLost:
             raise

@@ -30,6 +30,7 @@ from langgraph_sdk.auth.types import BaseUser
 from langgraph_sdk.runtime import AccessContext, ServerRuntime, _ExecutionRuntime, _ReadRuntime
 
 from holdfast.db.checkpoints import FencedSaver
+from holdfast.db.foreign import ForeignSaver
 from holdfast.db.serde import StateSerializer
 from holdfast.errors import ProjectError, UnknownGraph
 from holdfast.project import GraphSpec, Project
@@ -200,12 +201,15 @@ class Graphs:
         # Not graph.copy(): it builds a new graph from the attributes, which loses the private ones (the mappers
         # that turn streamed values into the state's own classes) and validates the whole graph again.
         equipped = copy.copy(graph)
+        fingerprint = loaded.revision.fingerprint if loaded.revision is not None else None
         if isinstance(checkpointer, FencedSaver):
             equipped.checkpointer = saver = checkpointer.reading(loaded.serde)
             saver.holds_inputs = isinstance(graph, CompiledStateGraph)
             saver.by_element = self._project.sections.checkpointer.by_element(loaded.spec.graph_id)
-            if loaded.revision is not None:
-                saver.graph_revision = loaded.revision.fingerprint
+            saver.graph_revision = fingerprint
+        elif isinstance(checkpointer, ForeignSaver):
+            equipped.checkpointer = foreign = checkpointer.reading(loaded.serde, loaded.allowed)
+            foreign.graph_revision = fingerprint
         else:
             equipped.checkpointer = None if checkpointer is None else checkpointer.with_allowlist(loaded.allowed)
         if store is not None:

@@ -21,6 +21,7 @@ from langgraph.store.base import BaseStore
 
 from holdfast.db.checkpoints import FencedSaver
 from holdfast.db.events import EventLog
+from holdfast.db.foreign import NO_PRUNING, only_in_postgres
 from holdfast.db.pool import Database
 from holdfast.db.pruning import Pruning, Scattered, Whole
 from holdfast.db.threads import Threads
@@ -56,7 +57,12 @@ class Pruner:
 
         Args:
             interrupted: threads that ask something, too.
+
+        Raises:
+            Unsupported: `keep_latest`, where checkpoints are kept elsewhere.
         """
+        if strategy == "keep_latest":
+            only_in_postgres(self._database, NO_PRUNING)
         distinct = list(dict.fromkeys(thread_ids))
         if strategy == "delete":
             return self._told(await self._pruning.delete(caller, distinct, interrupted=interrupted))
@@ -71,7 +77,11 @@ class Pruner:
         """How many threads `prune` would prune, and how many bytes of the database that would free; nothing is changed.
 
         Channels that are kept as deltas are stored whole on the checkpoint that stays, which is not counted.
+
+        Raises:
+            Unsupported: checkpoints are kept elsewhere.
         """
+        only_in_postgres(self._database, "What pruning would free is not known")
         prunable = await self._pruning.prunable(caller, list(set(thread_ids)), interrupted=interrupted)
         freed = await self._pruning.bytes(prunable)
         if strategy == "keep_latest":

@@ -9,12 +9,12 @@ from typing import Annotated, Any, NotRequired, Required, Union, cast, get_args,
 from langgraph.channels.base import BaseChannel
 from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.pregel import Pregel
-from langgraph.types import Send
+from langgraph.types import Send, StateSnapshot
 from typing_extensions import ReadOnly
 
-from holdfast.db.checkpoints import FencedSaver
 from holdfast.db.revisions import Revisions
-from holdfast.errors import GraphChanged
+from holdfast.db.savers import Saver
+from holdfast.errors import GraphChanged, StateLost
 from holdfast.rules.revision import UNKNOWN, Revision, broken, lost
 
 _BRANCH = "branch:to:"
@@ -45,9 +45,9 @@ def waiting_nodes(saved: CheckpointTuple | None) -> frozenset[str]:
     return frozenset(due | {send.node for send in sent if isinstance(send, Send)})
 
 
-def saver_of(graph: Pregel[Any, Any, Any, Any]) -> FencedSaver:
+def saver_of(graph: Pregel[Any, Any, Any, Any]) -> Saver:
     """The saver that a graph was handed out with."""
-    return cast("FencedSaver", graph.checkpointer)
+    return cast("Saver", graph.checkpointer)
 
 
 def fingerprint_of(graph: Pregel[Any, Any, Any, Any]) -> str | None:
@@ -79,6 +79,15 @@ def check_waiting(graph_id: str, then: Revision, now: Revision, waiting: Collect
         GraphChanged: the thread waits in these nodes and cannot go on.
     """
     _check(graph_id, broken(then, now, waiting))
+
+
+def check_there(snapshot: StateSnapshot) -> None:
+    """
+    Raises:
+        StateLost: there is no checkpoint.
+    """
+    if not snapshot.config["configurable"].get("checkpoint_id"):
+        raise StateLost("The thread's checkpoints are not where this server keeps them (checkpointer.backend).")
 
 
 def _check(graph_id: str, findings: list[str]) -> None:

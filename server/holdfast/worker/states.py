@@ -18,12 +18,14 @@ from langgraph.pregel import Pregel
 from langgraph.types import StateSnapshot, StateUpdate
 from langgraph_sdk.runtime import AccessContext
 
-from holdfast.db.checkpoints import Fence, FencedSaver
+from holdfast.db.checkpoints import Fence
 from holdfast.db.copies import Copies
+from holdfast.db.foreign import ForeignSaver, copy_elsewhere
 from holdfast.db.histories import HistorySaver
 from holdfast.db.idempotency import Key, Made
 from holdfast.db.pool import Database
 from holdfast.db.revisions import Revisions
+from holdfast.db.savers import reader_of_history, saver_for
 from holdfast.db.threads import Threads
 from holdfast.db.trees import Stores
 from holdfast.errors import BadRequest, Conflict, FenceLost, HoldfastError, Refusal, UnknownGraph, Unsaveable
@@ -34,7 +36,7 @@ from holdfast.wire import codec, sse
 from holdfast.wire.state import thread_state
 from holdfast.worker.graphs import Graph, Graphs
 from holdfast.worker.outcome import outcome_of
-from holdfast.worker.revisions import check_readable, fingerprint_of, revision_of
+from holdfast.worker.revisions import check_readable, check_there, fingerprint_of, revision_of, saver_of
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +67,7 @@ class States:
         with _guarded("The thread's state cannot be read"):
             async with self._graph(caller, graph_id, config) as graph:
                 snapshot = await graph.aget_state(config, subgraphs=subgraphs)
+                _check_there(graph, standing, checkpoint, snapshot)
                 await self._check(graph_id, graph, snapshot)
                 return thread_state(snapshot)
 
@@ -92,10 +95,11 @@ class States:
                 past = graph.aget_state_history(
                     config, filter=dict(metadata) if metadata else None, before=earlier, limit=limit
                 )
-                # Oldest first, and each is written down before the next one may change what it holds.
+                # Ours lists the oldest first, and each is written down before the next one may change what it holds.
                 shown = [(snapshot, _written(thread_state(snapshot))) async for snapshot in past]
                 await self._check(graph_id, graph, *(snapshot for snapshot, _ in shown))
-                return [state for _, state in reversed(shown)]
+                states = [state for _, state in shown]
+                return states[::-1] if isinstance(saver, HistorySaver) else states
 
     async def update(
         self,
@@ -113,6 +117,8 @@ class States:
             Conflict: the thread is busy, or was changed meanwhile.
         """
         standing = await self._threads.standing(caller, thread_id)
+        if self._database.checkpoints_elsewhere is not None and standing["checkpoint_id"]:
+            await self.get(caller, thread_id)  # refuses where the state is lost
         config = _writing_config(thread_id, standing["metadata"], checkpoint)
         token = await self._threads.begin_edit(caller, thread_id)
         fence = Fence("edit", thread_id, token)
@@ -163,12 +169,27 @@ class States:
             Missing: no such thread of this caller.
         """
         copy_id = uuid4()
-        if await self._copies.copy(caller, thread_id, copy_id):
+        is_behind = await self._copied(caller, thread_id, copy_id)
+        if is_behind:
             try:
                 await self._refresh(caller, copy_id)
             except Refusal as refusal:
                 logger.warning("copy %s shows the state that its source had before its run: %s", copy_id, refusal)
         return copy_id
+
+    async def _copied(self, caller: Caller, thread_id: UUID, copy_id: UUID) -> bool:
+        """Copy rows and checkpoints; whether the copy's row may be behind its checkpoints."""
+        if self._database.checkpoints_elsewhere is None:
+            return await self._copies.copy(caller, thread_id, copy_id)
+        await self._threads.standing(caller, thread_id)
+        copied = await copy_elsewhere(self._database, thread_id, copy_id)
+        was_busy = await self._copies.copy(caller, thread_id, copy_id)
+        shown = (await self._threads.standing(caller, copy_id))["checkpoint_id"]
+        if not was_busy and (not shown or shown in copied):
+            return False
+        # Something was saved between the two.
+        await copy_elsewhere(self._database, thread_id, copy_id)
+        return True
 
     async def _refresh(self, caller: Caller, thread_id: UUID) -> None:
         """Bring a thread's row up to its checkpoints."""
@@ -203,7 +224,7 @@ class States:
 
     def _graph(self, caller: Caller, graph_id: str, config: RunnableConfig, fence: Fence | None = None) -> Any:
         known = {**config["configurable"], **identity(caller.owner, caller.user)}
-        saver = FencedSaver(self._database, fence) if fence else HistorySaver(self._database)
+        saver = saver_for(self._database, fence) if fence else reader_of_history(self._database)
         store = self._stores.of(caller.owner)
         access: AccessContext = "threads.update" if fence else "threads.read"
         try:
@@ -217,6 +238,13 @@ class States:
             )
         except UnknownGraph as unknown:
             raise BadRequest(str(unknown)) from unknown
+
+
+def _check_there(
+    graph: Graph, standing: Mapping[str, Any], checkpoint: Checkpoint | None, snapshot: StateSnapshot
+) -> None:
+    if isinstance(saver_of(graph), ForeignSaver) and standing["checkpoint_id"] and not checkpoint:
+        check_there(snapshot)
 
 
 @contextmanager

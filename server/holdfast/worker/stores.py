@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,10 +13,8 @@ from holdfast.db.vectors import Index
 from holdfast.project import Project
 from holdfast.sections import StoreSection, StoreTtl
 from holdfast.worker.embeddings import load_embeddings
-from holdfast.worker.factory import Factory
 from holdfast.worker.graphs import Graphs
-
-_WHAT = "store.path"
+from holdfast.worker.objects import opened_object
 
 
 @asynccontextmanager
@@ -32,7 +28,7 @@ async def opened_store(project: Project, graphs: Graphs, database: Database) -> 
     if section.path is None:
         yield await _ours(section, graphs, database)
         return
-    async with _of_the_project(section.path, graphs) as store:
+    async with opened_object(graphs, "store.path", section.path, BaseStore) as store:  # type: ignore[type-abstract]
         yield store
 
 
@@ -45,24 +41,3 @@ async def _ours(section: StoreSection, graphs: Graphs, database: Database) -> Po
     return PooledStore(
         database, ttl=TTLConfig(default_ttl=ttl.default_ttl, refresh_on_read=ttl.refresh_on_read), index=index
     )
-
-
-@asynccontextmanager
-async def _of_the_project(path: str, graphs: Graphs) -> AsyncIterator[BaseStore]:
-    value, place = await asyncio.to_thread(graphs.load_object, _WHAT, path)
-    if isinstance(value, BaseStore):
-        yield value
-        return
-    if not inspect.isroutine(value):
-        raise graphs.failure(_WHAT, path, place, f"{value!r} is neither a BaseStore nor a function that makes one")
-    try:
-        manager = Factory(value).made({}, None)
-        made = await manager.__aenter__()
-    except Exception as error:  # user code may raise anything
-        raise graphs.failure(_WHAT, path, place, error) from error
-    try:
-        if not isinstance(made, BaseStore):
-            raise graphs.failure(_WHAT, path, place, f"what it made is {made!r}, not a BaseStore")
-        yield made
-    finally:
-        await manager.__aexit__(None, None, None)

@@ -14,6 +14,12 @@ WHERE thread_id = %(fence_id)s AND edit_token = %(fence_token)s
                   WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running') AND NOT r.held)
 FOR SHARE
 
+-- name: note_command
+-- Of checkpoints elsewhere: the command's update is about to be saved.
+UPDATE holdfast.runs SET command_saved = true
+WHERE run_id = %(fence_id)s AND fencing_token = %(fence_token)s AND status = 'running'
+RETURNING run_id
+
 -- name: put
 WITH fence AS (%%FENCE%%), blobs AS (
     INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
