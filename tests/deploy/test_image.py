@@ -114,10 +114,13 @@ def test_the_health_check_fails_where_nobody_answers() -> None:
 def test_the_image_starts_as_an_ordinary_user_and_carries_no_secret() -> None:
     last = dict(stages(DOCKERFILE.read_text())["agent"].steps)
     assert last["USER"] == "${HOLDFAST_UID}:${HOLDFAST_UID}"
+    assert last["ARG"] == f"HOLDFAST_UID={NOT_ROOT}"
     assert not [word for word in DOCKERFILE.read_text().split() if "KEY=" in word or "PASSWORD=" in word]
 
 
 def test_hadolint_has_nothing_to_say_about_the_dockerfile() -> None:
     linter = Path(sys.executable).parent / "hadolint"
+    if not linter.exists():
+        pytest.skip("make test installs what looks at deploy/")
     done = subprocess.run([linter, DOCKERFILE], capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == ("", 0)
