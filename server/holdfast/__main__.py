@@ -31,6 +31,9 @@ cli = typer.Typer(
 Config = Annotated[Path | None, typer.Option("--config", help="The project's langgraph.json [HOLDFAST_CONFIG].")]
 Host = Annotated[str | None, typer.Option("--host", help="Address to listen on [HOST].")]
 Port = Annotated[int | None, typer.Option("--port", help="Port to listen on; 0 picks one [PORT].")]
+HealthPort = Annotated[
+    int | None, typer.Option("--health-port", help="Answer /ok, /ready and /metrics here [HOLDFAST_HEALTH_PORT].")
+]
 Processes = Annotated[
     int | None, typer.Option("--processes", help="Serve in so many processes on this machine [HOLDFAST_PROCESSES].")
 ]
@@ -81,9 +84,16 @@ def api(
 
 
 @cli.command()
-def worker(config: Config = None, data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
+def worker(
+    config: Config = None,
+    host: Host = None,
+    health_port: HealthPort = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
     """Execute runs alone."""
-    _run("worker", config=config, data_dir=data_dir, database_url=database_url)
+    given = {"config": config, "host": host, "data_dir": data_dir, "database_url": database_url}
+    _run("worker", **given, health_port=health_port)
 
 
 @cli.command(hidden=True)

@@ -25,7 +25,7 @@ from typing import Literal
 
 from starlette.types import ASGIApp
 
-from holdfast.api.application import create_app, not_ready, serving
+from holdfast.api.application import create_app, health_of, not_ready, serving
 from holdfast.api.approvals import expire
 from holdfast.api.auth import Gate, KeyGate
 from holdfast.api.crons import fire
@@ -127,12 +127,12 @@ async def run(
     allow_many_files()
     listener = _listener(settings, part, sibling)
     prefix = _mount_prefix(settings, project)
-    base_url = own_url(settings, listener) + prefix
+    base_url = own_url(settings, listener if part in SERVING else None) + prefix
     async with _assembled(settings, project, part, base_url, listener, sibling) as (running, database_url):
         stop = sibling.tether.signals() if sibling else signals()
         server = Server(running.http, listener) if listener else None
         answering = asyncio.create_task(server.serve(), name="http") if server else None
-        url = f"{server.url}{prefix}" if server else ""
+        url = f"{server.url}{prefix}" if server and part in SERVING else ""
         announce(url, database_url, project.sections.auth.path)
         await first(stop, running.failed)
         running.services.leaving.set()
@@ -158,9 +158,9 @@ async def _last_answers(running: Running, stop: asyncio.Queue[None]) -> None:
 
 
 def _listener(settings: Settings, part: Part, sibling: Sibling | None) -> socket.socket | None:
-    if part not in SERVING:
-        return None
-    return own_door(sibling.door) if sibling else listen(settings)
+    if part in SERVING:
+        return own_door(sibling.door) if sibling else listen(settings.host, settings.port)
+    return None if settings.health_port is None else listen(settings.host, settings.health_port, "HOLDFAST_HEALTH_PORT")
 
 
 @asynccontextmanager
@@ -199,7 +199,8 @@ async def _assembled(
             tasks.start("crons", keep_looking(partial(fire_due, parts.crons, partial(fire, services)), "crons"))
             deadlines = partial(act_on_due, parts.approvals, partial(expire, services))
             tasks.start("deadlines", keep_looking(deadlines, "deadlines"))
-        yield Running(services, _http(services, project, custom), worker, failed), url
+        http = _http(services, project, custom) if part in SERVING else health_of(services)
+        yield Running(services, http, worker, failed), url
 
 
 def _tell_alerts(parts: Parts, stack: AsyncExitStack, tasks: Tasks) -> None:

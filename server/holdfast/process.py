@@ -85,24 +85,27 @@ class Server(uvicorn.Server):
         yield
 
 
-def listen(settings: Settings) -> socket.socket:
-    """A socket at the address of the settings. It takes connections from when it is served: one that waited in a queue
-    meanwhile would not go to another replica, which has time for it."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+def listen(host: str, port: int, setting: str = "PORT") -> socket.socket:
+    """A socket at this address, which HOST and `setting` give.
+
+    It takes connections from when it is served: one that waited in a queue meanwhile would not go to another replica,
+    which has time for it.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     door = socket.socket(family)
     try:
         door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             door.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        door.bind((settings.host, settings.port))
+        door.bind((host, port))
     except OSError as error:
         door.close()
-        raise _cannot_listen(settings.host, settings.port, error) from error
+        raise _cannot_listen(host, port, error, setting) from error
     return door
 
 
-def _cannot_listen(host: str, port: int, error: OSError) -> SettingsError:
-    return SettingsError(f"cannot listen on {host}:{port} (set HOST, PORT): {error.strerror}")
+def _cannot_listen(host: str, port: int, error: OSError, setting: str = "PORT") -> SettingsError:
+    return SettingsError(f"cannot listen on {host}:{port} (set HOST, {setting}): {error.strerror}")
 
 
 def shared_door(settings: Settings) -> socket.socket:
@@ -113,7 +116,7 @@ def shared_door(settings: Settings) -> socket.socket:
     processes got 23 to 31, and all of 8; with two queues 14 to 18, and 3 to 5. Connections stay, so that is how it
     remains. Nobody waits in the queue of a process that is not there either: this socket does not listen.
     """
-    alone = listen(settings)
+    alone = listen(settings.host, settings.port)
     if sys.platform != "linux":
         return alone
     # That came to be without SO_REUSEPORT, which would have let us in beside another server.

@@ -32,6 +32,7 @@ class Settings(BaseSettings):
     config: Path = Field(Path("langgraph.json"), validation_alias=_env("HOLDFAST_CONFIG"))
     host: str = Field("127.0.0.1", validation_alias=_env("HOST"))
     port: int = Field(2024, validation_alias=_env("PORT"), ge=0, le=65535)
+    health_port: int | None = Field(None, validation_alias=_env("HOLDFAST_HEALTH_PORT"), ge=0, le=65535)
     mount_prefix: str = Field("", validation_alias=_env("MOUNT_PREFIX"))
     processes: int = Field(1, validation_alias=_env("HOLDFAST_PROCESSES"), ge=1)
     data_dir: Path = Field(Path(".holdfast"), validation_alias=_env("HOLDFAST_DATA_DIR"))

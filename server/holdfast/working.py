@@ -210,6 +210,7 @@ async def _start_worker(
         ),
     )
     await asyncio.to_thread(liveness.start)
+    worker.leased(liveness.has_lease)
     stack.push_async_callback(asyncio.to_thread, liveness.stop)
 
 

@@ -21,9 +21,10 @@ def test_the_process_says_that_it_is_alive(http: httpx.Client, path: str) -> Non
 
 
 @pytest.mark.requirement("system.ready")
-def test_the_process_says_that_its_database_answers(http: httpx.Client) -> None:
+def test_the_process_says_that_each_part_of_it_is_ready(http: httpx.Client) -> None:
     answer = http.get("/ready")
-    assert (answer.status_code, answer.json()) == (200, {"ok": True, "services": {"database": "healthy"}})
+    assert (answer.status_code, answer.json()["ok"]) == (200, True)
+    assert answer.json()["services"] == dict.fromkeys(("database", "schema", "pool", "worker"), "healthy")
 
 
 @pytest.mark.requirement("system.check_db")

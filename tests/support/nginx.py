@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from string import Template
 
+from tests.support.proxies import Certificate, listening
 from tests.support.server import ROOT, free_port
-from tests.support.talk import until
 
 SHIPPED = ROOT / "deploy" / "nginx.conf"
+SHIPPED_TLS = ROOT / "deploy" / "nginx-tls.conf"
 AROUND = """
 daemon off;
 {user}
@@ -30,7 +29,7 @@ http {{
     fastcgi_temp_path {directory}/fastcgi;
     uwsgi_temp_path {directory}/uwsgi;
     scgi_temp_path {directory}/scgi;
-    include {directory}/holdfast.conf;
+    include {directory}/conf.d/*.conf;
 }}
 """
 
@@ -41,22 +40,29 @@ def binary() -> str | None:
 
 
 @contextmanager
-def nginx(ports: Sequence[int]) -> Iterator[str]:
-    """The URL at which nginx hands requests to servers at these local ports."""
+def nginx(ports: Sequence[int], certificate: Certificate | None = None) -> Iterator[str]:
+    """The URL at which nginx hands requests to servers at these local ports; with a certificate over TLS and HTTP/2."""
     port = free_port()
-    servers = " ".join(f"server 127.0.0.1:{each} max_fails=1 fail_timeout=2s;" for each in ports)
-    with tempfile.TemporaryDirectory(prefix="holdfast-nginx-") as place, tempfile.TemporaryFile("w+") as log:
-        directory = Path(place)
-        variables = {"HOLDFAST_SERVERS": servers, "HOLDFAST_LISTEN": f"127.0.0.1:{port}"}
-        (directory / "holdfast.conf").write_text(Template(SHIPPED.read_text()).safe_substitute(variables))
+    variables = {
+        "HOLDFAST_SERVERS": " ".join(f"server 127.0.0.1:{each} max_fails=1 fail_timeout=2s;" for each in ports),
+        "HOLDFAST_LISTEN": f"127.0.0.1:{port}{' ssl http2' if certificate else ''}",
+    }
+    files = [SHIPPED]
+    if certificate:
+        files.append(SHIPPED_TLS)
+        variables |= {
+            "HOLDFAST_LISTEN_PLAIN": f"127.0.0.1:{free_port()}",
+            "HOLDFAST_CERTIFICATE": str(certificate.file),
+            "HOLDFAST_CERTIFICATE_KEY": str(certificate.key),
+        }
+
+    def command(directory: Path) -> list[str]:
+        (directory / "conf.d").mkdir()
+        for file in files:
+            (directory / "conf.d" / file.name).write_text(Template(file.read_text()).safe_substitute(variables))
         user = "user root;" if os.geteuid() == 0 else ""
         (directory / "nginx.conf").write_text(AROUND.format(directory=directory, user=user))
-        process = subprocess.Popen([str(binary()), "-c", f"{directory}/nginx.conf", "-p", place], stderr=log)
-        try:
-            until(lambda: (directory / "nginx.pid").exists() or process.poll() is not None, "nginx listens")
-            log.seek(0)
-            assert process.poll() is None, log.read()
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait(10)
+        return [str(binary()), "-c", f"{directory}/nginx.conf", "-p", str(directory)]
+
+    with listening(port, command):
+        yield f"{'https' if certificate else 'http'}://127.0.0.1:{port}"

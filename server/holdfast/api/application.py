@@ -110,9 +110,20 @@ def serving(
 
 async def not_ready(scope: Scope, receive: Receive, send: Send) -> None:
     """What is answered while the database is not there: alive, and nothing else."""
-    alive = scope["path"].endswith("/ok") and b"check_db=1" not in scope["query_string"]
+    alive = scope["path"].endswith(("/ok", "/health")) and b"check_db=1" not in scope["query_string"]
     answer = Json({"ok": True}) if alive else problems.database_away()
     await answer(scope, receive, send)
+
+
+def health_of(services: Services) -> ASGIApp:
+    """What a process without the API answers: whether it is well, and its figures."""
+    app = FastAPI(openapi_url=None, default_response_class=Response)
+    app.state.services = services
+    app.state.http = HttpSection()
+    app.include_router(system.router)
+    app.include_router(system.meta)
+    problems.install(app)
+    return services.traffic.counting(parting(app, services.leaving))
 
 
 def with_cors(app: ASGIApp, cors: Cors) -> ASGIApp:

@@ -56,6 +56,7 @@ class Dispatcher(Protocol):
     def release(self) -> None: ...
     def start(self, claim: Claimed) -> None: ...
     def wake(self) -> None: ...
+    def is_alive(self) -> bool | None: ...
     def look_for_cancels(self) -> None: ...
 
 
@@ -146,6 +147,9 @@ class Idle:
         raise AssertionError(f"nothing can be claimed without a slot: {claim.run_id}")
 
     def wake(self) -> None:
+        return None
+
+    def is_alive(self) -> bool | None:
         return None
 
     def look_for_cancels(self) -> None:

@@ -68,6 +68,7 @@ class Liveness:
         self._stopping = threading.Event()
         self._registered = threading.Event()
         self._unbroken_since = 0.0
+        self._renewed = 0.0
         self._thread = threading.Thread(target=self._run, name="holdfast-liveness", daemon=True)
 
     def start(self, *, timeout: float = 30.0) -> None:
@@ -80,6 +81,10 @@ class Liveness:
         if not self._registered.wait(timeout):
             self.stop()
             raise TimeoutError("the worker could not register with the database")
+
+    def has_lease(self) -> bool:
+        """Whether the lease, as this host's clock goes, has not run out."""
+        return time.monotonic() - self._renewed < self._lease
 
     def stop(self) -> None:
         """Leave: the worker's row and lock go. Call it after the last run was ended or handed back."""
@@ -129,14 +134,20 @@ class Liveness:
             conn.execute("SELECT pg_try_advisory_lock(%s, %s)", [LOCK_CLASS, self._lock_key])
         params: dict[str, Any] = {"worker_id": self._worker_id, "host": self._place, "pid": os.getpid()}
         params |= {"lock_key": self._lock_key, "has_lock": self._sessions, "lease": self._lease}
+        asked = time.monotonic()
         row = conn.execute(self._sql["register"], params).fetchone()
+        self._renewed = asked
         if self._registered.is_set():
             (self._reports.lost if row is not None and row["is_new"] else self._reports.back)()
         self._registered.set()
 
     def _beat(self, conn: Connection[DictRow]) -> bool:
         params = {"worker_id": self._worker_id, "lease": self._lease}
-        return conn.execute(self._sql["beat"], params).fetchone() is not None
+        asked = time.monotonic()
+        kept = conn.execute(self._sql["beat"], params).fetchone() is not None
+        if kept:
+            self._renewed = asked
+        return kept
 
     def _look_around(self, conn: Connection[DictRow]) -> None:
         params = {

@@ -84,12 +84,18 @@ async def pending(url: str, *, vector_dims: int | None = None) -> list[str]:
     """The names of what `migrate` would apply."""
     with translated():
         async with await _connect(url) as conn:
-            done = await _applied(conn)
-            missing = [m.name for m in migrations() if m.version not in done]
-            if not await _langgraph_is_current(conn):
-                missing.append("langgraph checkpoint and store tables")
+            missing = await lacking(conn)
             if vector_dims is not None and await vectors.kept_type(conn) is None:
                 missing.append("langgraph store vectors")
+    return missing
+
+
+async def lacking(conn: AsyncConnection[DictRow]) -> list[str]:
+    """The names of migrations that this version knows and this database has not seen, vectors aside."""
+    done = await _applied(conn)
+    missing = [migration.name for migration in migrations() if migration.version not in done]
+    if not await _langgraph_is_current(conn):
+        missing.append("langgraph checkpoint and store tables")
     return missing
 
 

@@ -36,6 +36,8 @@ ADRIFT_SECONDS = 1.0
 """How long a run may be attributed to this worker and executed nowhere, while nothing is being claimed."""
 LOST_ANSWER_SECONDS = 30.0
 """The same while something is: a commit whose answer was lost may take so long to be looked up."""
+STUCK_SECONDS = 30.0
+"""Longer than any wait for the database or for work: a loop that did not turn for so long looks for nothing."""
 YIELD_SECONDS = 0.005
 """How long a process that is ahead of its siblings leaves the queue to them; then it takes one run."""
 LAST_SECONDS = 5.0
@@ -70,6 +72,8 @@ class Worker:
         self._claiming = False
         self._draining = False
         self._taking_over = False
+        self._turned = time.monotonic()
+        self._has_lease: Callable[[], bool] = lambda: False
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -82,6 +86,14 @@ class Worker:
     def active(self) -> int:
         """How many runs are being executed here."""
         return len(self._executions)
+
+    def leased(self, has_lease: Callable[[], bool]) -> None:
+        """From now on others know of this worker, as long as `has_lease` says so."""
+        self._has_lease = has_lease
+
+    def is_alive(self) -> bool:
+        """Whether others see this worker alive, and it looks for work."""
+        return self._has_lease() and time.monotonic() - self._turned < STUCK_SECONDS
 
     def reserve(self) -> UUID | None:
         """A slot for a run that is about to be admitted: the id to claim it for, or None if it has to queue."""
@@ -126,6 +138,7 @@ class Worker:
     async def run(self) -> None:
         """Claim and execute until drained."""
         while not self._draining:
+            self._turned = time.monotonic()
             self._wake.clear()
             if self._room < 1 <= self._free:
                 await asyncio.sleep(YIELD_SECONDS)
