@@ -229,24 +229,8 @@ class Redaction:
 
 
 def mask(data: Any, **_: Any) -> Any:
-    """`data` without personal data, for good: for logs and traces. It has the signature of Langfuse's `mask`."""
+    """`data` without personal data, for good: for traces. It has the signature of Langfuse's `mask`."""
     return _everywhere(data, _masked)
-
-
-class MaskingFilter(logging.Filter):
-    """Masks the formatted message and the traceback. Goes onto handlers: a logger's filters miss its children's."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Always true: the record is kept, without what it must not say."""
-        try:
-            message = record.getMessage()
-        except (TypeError, ValueError, LookupError):
-            message = f"{record.msg} {record.args}"
-        record.msg, record.args = _masked(message), None
-        if record.exc_info and not record.exc_text:
-            record.exc_text = logging.Formatter().formatException(record.exc_info)
-        record.exc_text = record.exc_text and _masked(record.exc_text)
-        return True
 
 
 def _masked(text: str) -> str:
