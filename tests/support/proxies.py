@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from tests.support.server import ROOT, free_port
 from tests.support.talk import until
