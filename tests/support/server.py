@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -56,13 +57,15 @@ class Server(Elsewhere):
         processes: int = 1,
         planted: str = "",
         tree: Path = ROOT,
+        under: Sequence[str] = (),
         **environment: str,
     ) -> None:
-        """`planted`: faults of `tests/durability/planted.py` that this server is to have; `tree`: where its code is."""
+        """`planted`: faults of `tests/durability/planted.py` that this server is to have; `tree`: where its code is;
+        `under`: a program that starts it and stands aside (strace -D)."""
         super().__init__(f"http://127.0.0.1:{port or free_port()}")
         self.part = part
         program = ["tests.durability.planted", planted] if planted else ["holdfast"]
-        self._command = [sys.executable, "-m", *program, part, "--config", str(config)]
+        self._command = [*under, sys.executable, "-m", *program, part, "--config", str(config)]
         if part != "worker":
             self._command += ["--port", str(self.port)]
         if database_url:
