@@ -46,8 +46,8 @@ class Node:
     connections: int = 28
     rings_per_second: float = 100.0
     """A process gathers its rings for 5 ms; busy ones ring about so often."""
-    ring_ms: float = 0.01
-    """What one costs each of the others: hearing it takes 0.002 ms (`--bell`), finding whom it concerns the rest."""
+    ring_ms: float = 0.008
+    """What one costs each of the others: hearing it takes 0.002 ms (`--bell`), finding whom it concerns 0.006."""
 
 
 @dataclass(frozen=True)
