@@ -19,6 +19,7 @@ NAMES = [
     ("HOLDFAST_CONFIG", "a.json", "config", Path("a.json")),
     ("HOST", "::1", "host", "::1"),
     ("PORT", "0", "port", 0),
+    ("HOLDFAST_HEALTH_PORT", "2025", "health_port", 2025),
     ("HOLDFAST_DATA_DIR", "/data", "data_dir", Path("/data")),
     ("MOUNT_PREFIX", "/agents", "mount_prefix", "/agents"),
     ("LOG_LEVEL", "debug", "log_level", "DEBUG"),
