@@ -19,8 +19,9 @@ from holdfast.api.traffic import UNMATCHED
 from holdfast.rules.caller import Caller
 from holdfast.rules.headers import logged
 from holdfast.sections import HeaderPatterns
+from holdfast.telemetry.logs import ACCESS
 
-logger = logging.getLogger("holdfast.access")
+logger = logging.getLogger(ACCESS)
 
 REQUEST_ID = "holdfast.request_id"
 """Where the ASGI scope holds the request's id."""

@@ -23,6 +23,9 @@ from structlog.typing import EventDict, Processor
 from holdfast.settings import Settings
 from holdfast.telemetry.masking import known_secrets, masked, names_secret
 
+ACCESS = "holdfast.access"
+"""The logger of answers, a line each (`api/access.py`)."""
+
 UNFINISHED = "ASGI callable returned without completing response."
 
 IDS = ("request_id", "run_id", "thread_id", "assistant_id", "graph_id", "user", "trace_id", "node")
@@ -36,6 +39,7 @@ QUIET: Mapping[str, int | str] = {
 
 _OURS = frozenset({*IDS, "timestamp", "level", "logger"} - {"request_id", "user"})
 """Fields that need no look: only we and a graph's own code write them, and nearly every line has them."""
+_OF_ANSWERS = _OURS | {"event", "method", "route", "status", "duration_ms", "bytes", "ended", "client"}
 
 
 def configure_logging(settings: Settings, environment: Mapping[str, str], stream: TextIO | None = None) -> None:
@@ -130,9 +134,10 @@ class _Masking:
         self._secrets = secrets
 
     def __call__(self, _logger: object, _method: str, event: EventDict) -> EventDict:
+        known = _OF_ANSWERS if event.get("logger") == ACCESS else _OURS
         # The names of fields are written in code, and stay.
         return {
-            name: value if name in _OURS else "[secret]" if names_secret(name, value) else masked(value, self._secrets)
+            name: value if name in known else "[secret]" if names_secret(name, value) else masked(value, self._secrets)
             for name, value in event.items()
         }
 

@@ -43,33 +43,33 @@ def _card(match: re.Match[str]) -> str:
     return "[card]" if (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0 else match[0]
 
 
-PATTERNS: Mapping[str, tuple[str, re.Pattern[str], Replacement]] = {
+PATTERNS: Mapping[str, tuple[tuple[str, ...], re.Pattern[str], Replacement]] = {
     "private_key": (
-        "-----BEGIN",
+        ("-----BEGIN",),
         re.compile(r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----(?:(?!-----)[\s\S]){0,10000}+(?:-----END[A-Z -]{0,50})?"),
         "[private key]",
     ),
-    "url_password": ("://", re.compile(r"(?<=://)([^\s/@:]{0,256}):[^\s/]{1,1024}@"), r"\1:[password]@"),
-    "assigned": ("", re.compile(_ASSIGNED, re.IGNORECASE), r"\1\2[secret]"),
-    "bearer": (" ", re.compile(r"\b(bearer|basic)[ \t]{1,3}[\w.~+/=-]{8,}+", re.IGNORECASE), r"\1 [secret]"),
-    "jwt": ("eyJ", re.compile(r"(?<![\w-])eyJ[\w-]{8,}+\.[\w-]{8,}+(?:\.[\w-]*+)?"), "[token]"),
+    "url_password": (("://",), re.compile(r"(?<=://)([^\s/@:]{0,256}):[^\s/]{1,1024}@"), r"\1:[password]@"),
+    "assigned": ((":", "="), re.compile(_ASSIGNED, re.IGNORECASE), r"\1\2[secret]"),
+    "bearer": ((" ",), re.compile(r"\b(bearer|basic)[ \t]{1,3}[\w.~+/=-]{8,}+", re.IGNORECASE), r"\1 [secret]"),
+    "jwt": (("eyJ",), re.compile(r"(?<![\w-])eyJ[\w-]{8,}+\.[\w-]{8,}+(?:\.[\w-]*+)?"), "[token]"),
     "provider_key": (
-        "",
+        ("-", "_", "AIza"),
         re.compile(
             r"(?<![\w-])(?:sk-|pk-lf-|sk_(?:live|test)_|rk_(?:live|test)_|lsv2_|gh[opsur]_|github_pat_|glpat-|xox[abeoprs]-"
             r"|hf_|whsec_|npm_|pypi-|AIza)[\w+/=-]{12,}+"
         ),
         "[key]",
     ),
-    "aws_key": ("IA", re.compile(r"(?<![A-Z0-9])(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Z0-9])"), "[key]"),
+    "aws_key": (("AKIA", "ASIA"), re.compile(r"(?<![A-Z0-9])(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Z0-9])"), "[key]"),
     "email": (
-        "@",
+        ("@",),
         re.compile(r"(?<![\w.%+-])[\w.%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,8}"),
         "[email]",
     ),
-    "card": ("", re.compile(r"(?<![\w.-])[2-6]\d{3}(?:[ -]?\d{2,6}){2,5}(?![\w-])"), _card),
+    "card": (("",), re.compile(r"(?<![\w.-])[2-6]\d{3}(?:[ -]?\d{2,6}){2,5}(?![\w-])"), _card),
     "phone": (
-        "",
+        ("",),
         re.compile(
             r"(?<![\w.+-])(?:\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){2,4}"
             r"|\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4}|1[3-9]\d{9})(?![\w-])"
@@ -77,8 +77,8 @@ PATTERNS: Mapping[str, tuple[str, re.Pattern[str], Replacement]] = {
         "[phone]",
     ),
 }
-"""By name: what is in every such text ("" for nothing in particular; it saves looking), what it looks like, and what
-stands in its place. Those that others contain come first."""
+"""By name: of what every such text has one (it saves looking), what it looks like, and what stands in its place. Those
+that others contain come first."""
 
 
 def known_secrets(settings: Settings, environment: Mapping[str, str]) -> tuple[str, ...]:
@@ -103,9 +103,11 @@ def mask(text: str, secrets: Sequence[str] = ()) -> str:
     for secret in secrets:
         if secret in text:
             text = text.replace(secret, "[secret]")
-    for needle, pattern, replacement in PATTERNS.values():
-        if needle in text:
-            text = pattern.sub(replacement, text)
+    for signs, pattern, replacement in PATTERNS.values():
+        for sign in signs:
+            if sign in text:
+                text = pattern.sub(replacement, text)
+                break
     return text
 
 
