@@ -21,6 +21,7 @@ NAMES = [
     ("PORT", "0", "port", 0),
     ("HOLDFAST_HEALTH_PORT", "2025", "health_port", 2025),
     ("HOLDFAST_DATA_DIR", "/data", "data_dir", Path("/data")),
+    ("HOLDFAST_CHECKPOINTER_URL", "redis://here", "checkpointer_url", "redis://here"),
     ("MOUNT_PREFIX", "/agents", "mount_prefix", "/agents"),
     ("LOG_LEVEL", "debug", "log_level", "DEBUG"),
     ("LOG_LEVELS", "httpx=info, holdfast.worker=debug", "log_levels", {"httpx": "INFO", "holdfast.worker": "DEBUG"}),

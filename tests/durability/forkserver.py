@@ -88,13 +88,11 @@ def _serve(config: Path) -> None:
 def _work(config: Path) -> None:
     from holdfast.app import run
     from holdfast.settings import load_settings
-    from holdfast.telemetry.logs import configure_logging
 
     with Path(os.devnull).open() as nothing:
         os.dup2(nothing.fileno(), sys.stdin.fileno())
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     settings = load_settings(config=config)
-    configure_logging(settings.log_level)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run(settings, "worker", lambda *_: None))
     os._exit(0)

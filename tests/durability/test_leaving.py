@@ -59,8 +59,8 @@ def test_who_waits_for_a_short_run_hears_its_end_though_it_goes_on_elsewhere(dat
         ThreadPoolExecutor(1) as pool,
     ):
         thread = new_thread(http)
-        answer = pool.submit(wait, http, thread, "steps", input={"log": [], "pause": 0.3, "count": 3})
+        answer = pool.submit(wait, http, thread, "steps", input={"log": [], "pause": 0.4, "count": 2})
         until(lambda: http.get(f"/threads/{thread}").json()["status"] == "busy", "the run is under way")
         assert leaving.stop() == 0
-        assert len(answer.result()["log"]) == 3
+        assert len(answer.result()["log"]) == 2
         assert "was handed back" in leaving.log

@@ -161,14 +161,15 @@ def refusal_to_start(config: Path, database_url: str | None = None, **environmen
     command = [sys.executable, "-m", "holdfast", "serve", "--config", str(config), "--port", "0"]
     ended = subprocess.run(
         [*command, *(["--database-url", database_url] if database_url else [])],
-        env={**kept, "PYTHONPATH": str(ROOT / "server"), **environment},
-        capture_output=True,
+        env={**kept, "PYTHONPATH": str(ROOT / "server"), "LOG_FORMAT": "console", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         timeout=READY_SECONDS,
         check=False,
     )
     assert ended.returncode != 0
-    lines = (ended.stdout + ended.stderr).strip().splitlines()
+    lines = ended.stdout.strip().splitlines()
     assert "Traceback (most recent call last):" not in lines
     return lines[-1]
 

@@ -13,6 +13,7 @@ from uuid import uuid4
 import pytest
 from prometheus_client import Gauge
 
+from graph.metrics import BREAKER_STATE
 from holdfast.db.alerts import Alerts
 from holdfast.db.webhooks import Deliveries
 from holdfast.rules.alert import BREAKER_OPEN, MetricRule, Sighting, Thresholds
@@ -28,6 +29,12 @@ pytestmark = pytest.mark.anyio
 OFF = Thresholds({"stuck_run": None, "queue_wait": None, "approval_wait": None})
 SLOW = Sighting("slow", "", "Slow", "it is slow")
 TOKEN = "T0KEN"
+
+
+@pytest.fixture(autouse=True)
+def no_open_breaker() -> None:
+    """Whatever tests of the agent left in this process."""
+    BREAKER_STATE.clear()
 
 
 @pytest.fixture
