@@ -59,6 +59,7 @@ from holdfast.rules.webhook import UrlPolicy
 from holdfast.settings import Settings
 from holdfast.telemetry.logs import configure_logging
 from holdfast.telemetry.looplag import watching
+from holdfast.telemetry.sentry import reporting
 from holdfast.wire.alerts import alert_plan
 from holdfast.wire.webhooks import custom_headers
 from holdfast.worker.alerting import check_channels
@@ -173,6 +174,7 @@ async def _assembled(
     sibling: Sibling | None,
 ) -> AsyncIterator[tuple[Running, str]]:
     async with AsyncExitStack() as stack:
+        stack.enter_context(reporting(settings, environment(project)))
         post = _post(settings, project, base_url)
         _check_escalations(project, post)
         _check_owners(project, settings)
