@@ -26,6 +26,7 @@ from langgraph.runtime import Runtime
 from graph import costs
 from graph.approvals import UnusableAnswerError
 from graph.asking import Asking
+from graph.metrics import COST, UNPRICED
 from graph.state import Context, Purse
 
 _logger = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ async def charged(purse: Purse | None, answer: AIMessage, asking: Asking, runtim
     """The purse after this answer; the books are kept, and whoever has to know is told."""
     # The first look loads the table of prices.
     spent = await asyncio.to_thread(costs.spent_by, answer)
+    COST.inc(spent["usd"])
+    UNPRICED.inc(spent["unknown"])
     run_id = str(runtime.execution_info.run_id) if runtime.execution_info else ""
     limit = limit_of(purse, asking.context)
     before = purse or Purse(

@@ -209,7 +209,7 @@ def _tell_alerts(parts: Parts, stack: AsyncExitStack, tasks: Tasks) -> None:
     """Watch, and send alerts, without a worker: that none is alive has to be told, too."""
     if parts.post is None or parts.post.alerts is None:
         return
-    courier = Courier(None, parts.deliveries, parts.post)
+    courier = Courier(None, parts.deliveries, parts.post, parts.metrics)
     tasks.start("webhooks", courier.run())
     watch(parts, courier, stack, tasks)
 

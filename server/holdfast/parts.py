@@ -76,7 +76,9 @@ async def opened(
 ) -> Parts:
     """Open what the API and a worker share; it closes with the stack."""
     url, listen_url = urls
-    database = Database(url, size=settings.pool_size, transaction_pooler=settings.pooler == "transaction")
+    metrics = Metrics()
+    is_pooled = settings.pooler == "transaction"
+    database = Database(url, size=settings.pool_size, transaction_pooler=is_pooled, metrics=metrics)
     await database.open()
     stack.push_async_callback(database.close)
     database.checkpoints_elsewhere = await stack.enter_async_context(opened_checkpointer(project, settings, graphs))
@@ -118,7 +120,7 @@ async def opened(
         pruner=Pruner(database, threads, graphs, store, events),
         post=post,
         ttl=ttl,
-        metrics=Metrics(),
+        metrics=metrics,
     )
 
 

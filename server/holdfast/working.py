@@ -49,7 +49,7 @@ LAST_SECONDS = 5.0
 async def working(parts: Parts, stack: AsyncExitStack, tasks: Tasks, board: Board | None) -> Worker:
     """The worker and its side tasks, at work; `board` if there are siblings."""
     settings, worker_id = parts.settings, uuids.uuid7()
-    courier = Courier(worker_id, parts.deliveries, parts.post) if parts.post else None
+    courier = Courier(worker_id, parts.deliveries, parts.post, parts.metrics) if parts.post else None
     places = {"HOLDFAST_CONFIG": str(settings.config), "HOLDFAST_DATA_DIR": str(settings.data_dir)}
     isolation = Isolation(parts.queue, places | {"DATABASE_URL": parts.urls[0]})
     shop = _workshop(parts, courier)

@@ -11,6 +11,7 @@ from psycopg import IntegrityError
 from holdfast.db import groups
 from holdfast.db.groups import Group
 from holdfast.errors import DatabaseUnavailable
+from holdfast.telemetry.metrics import Metrics
 from tests.db.stage import until
 
 pytestmark = pytest.mark.anyio
@@ -42,7 +43,7 @@ def commits() -> Commits:
 
 
 async def test_what_comes_during_a_commit_is_the_next_group(commits: Commits) -> None:
-    group: Group[str, str] = Group("g", commits)
+    group: Group[str, str] = Group("g", commits, Metrics())
     first = asyncio.create_task(group.join("a", "a"))
     await commits.begun(1)
     others = [asyncio.create_task(group.join(item, item)) for item in "bcd"]
@@ -53,7 +54,7 @@ async def test_what_comes_during_a_commit_is_the_next_group(commits: Commits) ->
 
 
 async def test_each_gets_its_own_answer(commits: Commits) -> None:
-    group: Group[str, str] = Group("g", commits)
+    group: Group[str, str] = Group("g", commits, Metrics())
     commits.refuses = {"b"}
     commits.gate.set()
     assert await asyncio.gather(*(group.join(item, item) for item in "abc")) == ["A", None, "C"]
@@ -63,7 +64,7 @@ async def test_each_gets_its_own_answer(commits: Commits) -> None:
 async def test_of_a_group_that_failed_everybody_goes_alone_and_the_next_one_is_not_concerned(
     commits: Commits, error: Exception
 ) -> None:
-    group: Group[str, str] = Group("g", commits)
+    group: Group[str, str] = Group("g", commits, Metrics())
     commits.error = error
     commits.gate.set()
     assert await asyncio.gather(group.join("a", "a"), group.join("b", "b")) == [None, None]
@@ -72,7 +73,7 @@ async def test_of_a_group_that_failed_everybody_goes_alone_and_the_next_one_is_n
 
 
 async def test_a_defect_leaves_nobody_waiting(commits: Commits) -> None:
-    group: Group[str, str] = Group("g", commits)
+    group: Group[str, str] = Group("g", commits, Metrics())
     commits.error = ZeroDivisionError()
     first = asyncio.create_task(group.join("a", "a"))
     await commits.begun(1)
@@ -87,7 +88,7 @@ async def test_a_defect_leaves_nobody_waiting(commits: Commits) -> None:
 
 
 async def test_of_two_with_one_key_the_second_comes_after_the_first(commits: Commits) -> None:
-    group: Group[str, str] = Group("g", commits)
+    group: Group[str, str] = Group("g", commits, Metrics())
     commits.gate.set()
     await asyncio.gather(group.join("k", "a"), group.join("k", "b"), group.join("l", "c"))
     assert commits.groups == [["a", "c"], ["b"]]
@@ -96,7 +97,7 @@ async def test_of_two_with_one_key_the_second_comes_after_the_first(commits: Com
 async def test_a_group_has_a_bound_and_what_is_large_goes_alone(
     commits: Commits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    group: Group[str, str] = Group("g", commits)
+    group: Group[str, str] = Group("g", commits, Metrics())
     commits.gate.set()
     monkeypatch.setattr(groups, "MOST_MEMBERS", 3)
     assert await group.join("large", "large", groups.MOST_BYTES) is None
@@ -105,7 +106,7 @@ async def test_a_group_has_a_bound_and_what_is_large_goes_alone(
 
 
 async def test_who_is_cancelled_is_so_when_the_commit_is_through(commits: Commits) -> None:
-    group: Group[str, str] = Group("g", commits)
+    group: Group[str, str] = Group("g", commits, Metrics())
     saving = asyncio.create_task(group.join("a", "a"))
     await commits.begun(1)
     saving.cancel()

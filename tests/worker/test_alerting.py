@@ -59,7 +59,7 @@ def planned(receiver: Receiver, shape: str, *rules: MetricRule) -> AlertPlan:
 async def courier(stage: Stage, plan: AlertPlan, policy: UrlPolicy | None = None) -> AsyncIterator[Courier]:
     """One at work without a worker; run webhooks' headers are none of an alert's business."""
     post = Post(policy or UrlPolicy(disable_loopback=False), {"x-secret": "for runs"}, alerts=plan)
-    working = Courier(None, Deliveries(stage.database), post)
+    working = Courier(None, Deliveries(stage.database), post, stage.database.metrics)
     task = asyncio.create_task(working.run())
     try:
         yield working

@@ -34,6 +34,7 @@ class Bench:
             claim,
             runs=self.process.stage.runs,
             events=self.process.events,
+            metrics=self.process.stage.database.metrics,
             on_failure=lambda: self.failures.append("failed"),
         )
 

@@ -33,7 +33,7 @@ async def stage(database_url: str) -> AsyncIterator[Stage]:
 async def courier(stage: Stage, post: Post | None = None) -> AsyncIterator[Courier]:
     """A courier at work, for a worker that is gone when it is."""
     await stage.register(worker_id := uuid4())
-    working = Courier(worker_id, Deliveries(stage.database), post or Post(OPEN))
+    working = Courier(worker_id, Deliveries(stage.database), post or Post(OPEN), stage.database.metrics)
     task = asyncio.create_task(working.run())
     try:
         yield working

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Annotated, Any, Literal
@@ -107,9 +108,9 @@ async def metrics(
     if shape == "json":
         queue, measured = await figures.queue(with_.database), await figures.storage(with_.database)
         storage = storage_view(*measured) if measured else None
-        alerts, traffic = await firing(with_.database), {"http_requests_total": with_.traffic.totals()}
-        return Json({"queue": queue, "storage": storage, "alerts": alerts, "api": traffic})
-    text = await _database_figures(with_) + with_.traffic.metrics.text()
+        alerts, traffic = await firing(with_.database), await asyncio.to_thread(with_.traffic.totals)
+        return Json({"queue": queue, "storage": storage, "alerts": alerts, "api": {"http_requests_total": traffic}})
+    text = await _database_figures(with_) + await asyncio.to_thread(with_.traffic.metrics.text)
     return Response(text, headers={"content-type": CONTENT_TYPE_LATEST})
 
 

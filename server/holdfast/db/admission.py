@@ -166,7 +166,7 @@ class Admissions:
         self._database = database
         self._default_ttl = default_ttl
         self._sql = statements("runs")
-        self._quiet: Group[_Arrival, DictRow] = Group("admissions", self._admit_quiet)
+        self._quiet: Group[_Arrival, DictRow] = Group("admissions", self._admit_quiet, database.metrics)
 
     async def admit(self, caller: Caller, new: NewRun, *, worker_id: UUID | None, key: Key | None = None) -> Admitted:
         """Take a run in.

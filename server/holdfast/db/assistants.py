@@ -78,7 +78,7 @@ class Assistants:
         self._database = database
         self._graph_ids = list(graph_ids)
         self._sql = statements("assistants")
-        self._lookups: Group[_Lookup, DictRow] = Group("lookups", self._look_up)
+        self._lookups: Group[_Lookup, DictRow] = Group("lookups", self._look_up, database.metrics)
 
     @repeated
     async def put_system(self, graph_id: str, name: str, description: str | None) -> None:

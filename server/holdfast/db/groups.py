@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from typing import Any, Generic, TypeVar
 from psycopg import IntegrityError
 
 from holdfast.errors import DatabaseError
+from holdfast.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -58,9 +60,12 @@ class Group(Generic[T, R]):
     holds each key once.
     """
 
-    def __init__(self, name: str, commit: Callable[[Sequence[T]], Awaitable[Mapping[Any, R]]]) -> None:
+    def __init__(
+        self, name: str, commit: Callable[[Sequence[T]], Awaitable[Mapping[Any, R]]], metrics: Metrics
+    ) -> None:
         self._name = name
         self._commit = commit
+        self._figures = metrics.commits(name)
         self._waiting: list[_Member[T]] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -92,11 +97,13 @@ class Group(Generic[T, R]):
     async def _commit_next(self) -> None:
         members = self._next_members()
         results: Mapping[Any, R] = {}
+        began = time.perf_counter()
         try:
             results = await self._commit([member.item for member in members])
         except (DatabaseError, IntegrityError) as error:
             logger.debug("%s: %d go alone: %s", self._name, len(members), error)
         finally:
+            self._figures.ended(len(members), committed=len(results), seconds=time.perf_counter() - began)
             for member in members:
                 member.outcome.set_result(results.get(member.key))
 

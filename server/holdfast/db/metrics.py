@@ -96,10 +96,10 @@ class Figures:
 
 
 async def keep_figures(metrics: Metrics, database: Database) -> None:
-    """Bring the gauges of the pool up to date every `LOOK_SECONDS`, until cancelled."""
+    """Bring the gauges of pool and process up to date every `LOOK_SECONDS`, until cancelled."""
     waited = 0.0
     while True:
-        await asyncio.sleep(LOOK_SECONDS)
+        metrics.look_at_process()
         pool = database.pool.get_stats()
         metrics.pool.labels("open").set(pool.get("pool_size", 0))
         metrics.pool.labels("idle").set(pool.get("pool_available", 0))
@@ -107,6 +107,7 @@ async def keep_figures(metrics: Metrics, database: Database) -> None:
         total = pool.get("requests_wait_ms", 0) / 1000
         metrics.pool_wait_seconds.inc(max(0.0, total - waited))
         waited = total
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 class Sizes:

@@ -33,6 +33,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRe
 
 from holdfast.db import arrays, commits
 from holdfast.errors import DatabaseError, DatabaseUnavailable, OutcomeUnknown, Unsaveable
+from holdfast.telemetry.metrics import Metrics
 
 Lane = Literal["api", "worker", "group"]
 Connection = AsyncConnection[DictRow]
@@ -83,12 +84,16 @@ _UNAVAILABLE = (
 class Database:
     """A pool of connections to one Postgres; rows come as dicts, connections are in autocommit mode."""
 
-    def __init__(self, url: str, *, size: int, transaction_pooler: bool = False) -> None:
+    def __init__(
+        self, url: str, *, size: int, transaction_pooler: bool = False, metrics: Metrics | None = None
+    ) -> None:
+        """`metrics`: where commits are counted; without, nobody sees them."""
         configure = _configure if transaction_pooler else _configure_session
         self._pool = _pool(url, size, configure, threshold=None if transaction_pooler else 3)
         self._groups = self._pool
         if not transaction_pooler:
             self._groups = _pool(url, GROUP_CONNECTIONS, _configure_groups, threshold=0)
+        self.metrics = metrics or Metrics()
         self._api_lane = asyncio.Semaphore(max(1, size - WORKER_RESERVE))
         self.checkpoints_elsewhere: BaseCheckpointSaver[Any] | None = None
         """What keeps the checkpoints, where a project does not want them in this database (`foreign.py`)."""

@@ -71,7 +71,7 @@ class Runs:
     def __init__(self, database: Database, policies: Policies | None = None, saves: Saves | None = None) -> None:
         self._database = database
         self._saves = saves or Saves(database)
-        self._quiet: Group[tuple[Claimed, RunEnd], bool] = Group("ends", self._end_quiet)
+        self._quiet: Group[tuple[Claimed, RunEnd], bool] = Group("ends", self._end_quiet, database.metrics)
         self._policies = policies or Policies()
         self._sql = statements("runs")
 

@@ -146,7 +146,7 @@ class Saves:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._group: Group[Save, bool] = Group("saves", self._commit)
+        self._group: Group[Save, bool] = Group("saves", self._commit, database.metrics)
         self._sql = statements("saves")["save_all"]
 
     async def saved(self, save: Save) -> bool:

@@ -122,6 +122,7 @@ class Execution:
             run,
             runs=shop.runs,
             events=shop.events,
+            metrics=shop.metrics,
             on_failure=_weakly(self._lose),
         )
 

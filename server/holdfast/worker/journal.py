@@ -19,6 +19,7 @@ from holdfast.db.queue import Claimed
 from holdfast.db.runs import Runs
 from holdfast.db.saves import Block
 from holdfast.errors import HoldfastError
+from holdfast.telemetry.metrics import Metrics
 from holdfast.wire import sse
 
 FLUSH_SECONDS = 0.05
@@ -32,8 +33,11 @@ TOLD_OF_EVERY_RUN = frozenset({"metadata", "error"})
 class Journal:
     """Numbers, publishes and logs the frames of one claimed run."""
 
-    def __init__(self, run: Claimed, *, runs: Runs, events: EventLog, on_failure: Callable[[], None]) -> None:
+    def __init__(
+        self, run: Claimed, *, runs: Runs, events: EventLog, metrics: Metrics, on_failure: Callable[[], None]
+    ) -> None:
         self._run = run
+        self._metrics = metrics
         self._runs = runs
         self._events = events
         self._on_failure = on_failure
@@ -126,6 +130,7 @@ class Journal:
         frames, self._buffer, self._buffered = self._buffer, [], 0
         token, last = self._run.fencing_token, self._block_starts + len(frames) - 1
         block = Block(token, self._block_starts, last, self._in_run, b"".join(frames))
+        self._metrics.written(len(frames), len(block.frames))
         self._block_starts += len(frames)
         self._in_run += len(frames)
         return block

@@ -27,6 +27,7 @@ import httpx
 from holdfast.db.webhooks import Deliveries
 from holdfast.errors import DatabaseError, Invalid
 from holdfast.rules.webhook import UrlPolicy, retry_pause, worth_retrying
+from holdfast.telemetry.metrics import Metrics
 from holdfast.wire.alerts import MOST_ANSWER_BYTES, AlertPlan, Channel, Request, alert_request, refusal
 from holdfast.wire.webhooks import delivery_body, delivery_headers, retry_after
 from holdfast.worker.egress import GuardedTransport
@@ -62,11 +63,12 @@ class Courier:
     """Sends what is due, from one process; without a worker to send for only alerts, under leases that nobody cuts
     short."""
 
-    def __init__(self, sender: UUID | None, deliveries: Deliveries, post: Post) -> None:
+    def __init__(self, sender: UUID | None, deliveries: Deliveries, post: Post, metrics: Metrics) -> None:
         self._sender = sender
         self._channels = post.alerts.channels if post.alerts else {}
         self._deliveries = deliveries
         self._post = post
+        self._tries = metrics.webhook_tries
         self._under_way: Counter[str] = Counter()
         self._wake = asyncio.Event()
 
@@ -168,12 +170,15 @@ class Courier:
 
     async def _settle(self, delivery: Mapping[str, Any], answer: _Answer) -> None:
         delivery_id, attempt = delivery["delivery_id"], delivery["attempt"]
+        kind = "alert" if delivery["url"] in self._channels else "webhook"
         if answer.taken:
+            self._tries.labels(kind, "delivered").inc()
             await self._deliveries.deliver(delivery_id)
             return
         pause = None
         if answer.again:
             pause = retry_pause(attempt, retry_after=answer.retry_after, jitter=random.random())  # noqa: S311
+        self._tries.labels(kind, "given_up" if pause is None else "postponed").inc()
         if pause is None:
             logger.warning(
                 "webhook %s of %s to %s is given up after %d tries: %s",

@@ -26,6 +26,7 @@ SELECT (SELECT count(*) FROM holdfast.approvals WHERE state IN ('pending', 'answ
        (SELECT count(*) FROM holdfast.deliveries WHERE state = 'waiting') AS webhooks_waiting,
        (SELECT extract(epoch FROM holdfast.now() - min(ended_at)) FROM holdfast.deliveries WHERE state = 'waiting')
            AS webhook_oldest_seconds,
+       (SELECT count(*) FROM holdfast.deliveries WHERE state = 'failed') AS webhooks_failed,
        (SELECT count(*) FROM holdfast.workers WHERE lease_until > holdfast.now()) AS workers_alive,
        (SELECT extract(epoch FROM holdfast.now() - min(seen_at)) FROM holdfast.workers
         WHERE lease_until > holdfast.now()) AS lease_age_seconds,
