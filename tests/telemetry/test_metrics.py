@@ -15,7 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import PROJECT
 from tests.support.proxy import Proxy
-from tests.support.server import ROOT, Server
+from tests.support.receiver import Receiver
+from tests.support.server import ROOT, Server, with_sections
 from tests.support.talk import new_thread, start, stream, until, until_running, wait
 
 RULES = ROOT / "deploy" / "prometheus" / "rules.yml"
@@ -110,11 +111,66 @@ def test_O2_several_processes_tell_of_all_whichever_answers(database_url: str) -
                 wait(http, new_thread(http), "steps", input={"log": [], "count": 1})
         for _ in range(8):
             assert value(scraped(server.url), "holdfast_runs_ended_total", graph="steps") == runs
+            assert as_json(server.url, "/threads/{thread_id}/runs/wait") == runs
         [one, *_] = sorted(server.siblings)
         subprocess.run(["kill", "-9", str(one)], check=True)
         until(lambda: len(server.siblings - {one}) == 2, "another one is there", 60.0)
         until(lambda: value(scraped(server.url), "holdfast_workers_alive") == 2, "it is at work", 60.0)
         assert value(scraped(server.url), "holdfast_runs_ended_total", graph="steps") == runs, "the dead count, too"
+
+
+def as_json(url: str, path: str) -> int:
+    """How many requests the JSON form counts."""
+    counted = httpx.get(f"{url}/metrics", params={"format": "json"}).raise_for_status().json()["api"]
+    return sum(each["count"] for each in counted["http_requests_total"] if each["path"] == path)
+
+
+def test_O2_what_is_committed_and_logged_is_counted(server: Server) -> None:
+    with server.http(timeout=30) as http:
+        before = scraped(server.url)
+        for _ in range(3):
+            stream(http, new_thread(http), "steps", input={"log": [], "count": 2})
+        seen = scraped(server.url)
+    for group in ("saves", "ends", "admissions"):
+        members = value(seen, "holdfast_group_commit_members_sum", group=group)
+        assert members >= value(seen, "holdfast_group_commit_seconds_count", group=group) > 0, group
+    said = value(seen, "holdfast_events_total") - value(before, "holdfast_events_total")
+    assert said >= 3 * 3, "metadata and what two steps left, of each run"
+    assert 3 <= value(seen, "holdfast_event_blocks_total") <= said
+    assert value(seen, "holdfast_event_bytes_total") > said
+    assert value(seen, "holdfast_stream_seconds_count", path="/threads/{thread_id}/runs/stream") == 3
+
+
+def test_O2_tries_to_deliver_are_counted_by_what_came_of_them(database_url: str, tmp_path: Path) -> None:
+    config = with_sections(PROJECT, tmp_path, webhooks={"url": {"disable_loopback": False}})
+    tries, answers = "holdfast_webhook_tries_total", {"/takes": 200, "/refuses": 400, "/cannot-now": 503}
+    with (
+        Server(config=config, database_url=database_url) as server,
+        server.http(timeout=30) as http,
+        Receiver(status=lambda call: answers[call.path]) as receiver,
+    ):
+        never = (tries, frozenset({("kind", "alert"), ("outcome", "given_up")}))
+        assert never in scraped(server.url), "of a series that begins with 1 Prometheus sees no increase"
+        for path in answers:
+            wait(http, new_thread(http), "steps", input={"log": [], "count": 1}, webhook=receiver.url + path)
+        until(lambda: value(scraped(server.url), tries, outcome="delivered") == 1, "one is taken")
+        until(lambda: value(scraped(server.url), tries, outcome="given_up") == 1, "one is refused")
+        until(lambda: value(scraped(server.url), tries, outcome="postponed") >= 1, "one comes again")
+        until(
+            lambda: value(scraped(server.url), "holdfast_webhooks_failed") == 1, "the refused one is there, to be seen"
+        )
+        assert value(scraped(server.url), "holdfast_webhooks_waiting") == 1
+
+
+def test_O2_the_processes_of_a_server_take_up_more_than_one_does(database_url: str) -> None:
+    memory = "holdfast_process_memory_bytes"
+    with Server(config=PROJECT, database_url=database_url) as alone:
+        seen = scraped(alone.url)
+        assert value(seen, "holdfast_process_cpu_seconds_total") > 0
+        one = value(seen, memory)
+        assert one > 2**20
+    with Server(config=PROJECT, database_url=database_url, processes=2) as several:
+        until(lambda: value(scraped(several.url), memory) > 1.5 * one, "it is that of both")
 
 
 def test_O7_rules_and_dashboard_ask_for_figures_that_a_server_has(database_url: str) -> None:
