@@ -17,4 +17,5 @@ MODEL_TOKENS = Counter("agent_model_tokens", "Tokens by the provider's own count
 COST = Counter("agent_cost_usd", "What answers have cost, by the price table")
 UNPRICED = Counter("agent_unpriced_answers", "Answers whose price is not known")
 CACHE_LOOKUPS = Counter("agent_cache_lookups", "Answers looked up: hit, miss or error", ["cache", "outcome"])
-BREAKER_STATE = Gauge("agent_breaker_state", "0 closed, 1 half open, 2 open", ["endpoint"])
+# Of several processes the worst; without the mode the breaker of a process that died would stay open for ever.
+BREAKER_STATE = Gauge("agent_breaker_state", "0 closed, 1 half open, 2 open", ["endpoint"], multiprocess_mode="livemax")

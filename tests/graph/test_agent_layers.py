@@ -11,6 +11,7 @@ from langchain_core.messages import HumanMessage
 from langgraph.store.memory import InMemoryStore
 from llmock.scenarios import Reply
 from llmock.scenarios import ToolCall as ScriptedCall
+from prometheus_client import REGISTRY
 
 from graph import costs, guards
 from graph.state import Context
@@ -37,7 +38,7 @@ def alerts(caplog) -> Callable[[], list[dict[str, str]]]:
 @pytest.mark.usefixtures("a_dollar_a_token")
 async def test_A12_what_a_conversation_costs_is_in_its_state_and_in_the_books(talk, llmock):
     store = InMemoryStore()
-    thread = talk(store=store)
+    thread, counted = talk(store=store), REGISTRY.get_sample_value("agent_cost_usd_total") or 0.0
     for text in ("one", "two"):
         llmock.reply(text)
         await thread.say(text)
@@ -47,6 +48,7 @@ async def test_A12_what_a_conversation_costs_is_in_its_state_and_in_the_books(ta
     assert purse["run"]["usd"] == pytest.approx(spent[-1]), "a run has its own sum"
     assert purse["thread"]["unknown"] == 0
     assert (await costs.total(store, {"thread": "thread-1"}))["usd"] == pytest.approx(sum(spent))
+    assert REGISTRY.get_sample_value("agent_cost_usd_total") == pytest.approx(counted + sum(spent))
 
 
 @pytest.mark.usefixtures("a_dollar_a_token")

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 
+from holdfast.telemetry.metrics import DIRECTORY, forget
 from tests.conftest import PROJECT
 from tests.support.proxy import Proxy
 from tests.support.receiver import Receiver
@@ -171,6 +176,17 @@ def test_O2_the_processes_of_a_server_take_up_more_than_one_does(database_url: s
         assert one > 2**20
     with Server(config=PROJECT, database_url=database_url, processes=2) as several:
         until(lambda: value(scraped(several.url), memory) > 1.5 * one, "it is that of both")
+
+
+def test_O2_the_breaker_of_a_process_that_died_is_not_open_any_more(tmp_path: Path) -> None:
+    opens = "import os; from graph.metrics import BREAKER_STATE as s; s.labels('large').set(2); print(os.getpid())"
+    environment = {**os.environ, DIRECTORY: str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", opens], cwd=ROOT, env=environment, capture_output=True, check=True)
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, str(tmp_path))  # type: ignore[no-untyped-call]
+    assert registry.get_sample_value("agent_breaker_state", {"endpoint": "large"}) == 2
+    forget(int(done.stdout), str(tmp_path))
+    assert registry.get_sample_value("agent_breaker_state", {"endpoint": "large"}) is None
 
 
 def test_O7_rules_and_dashboard_ask_for_figures_that_a_server_has(database_url: str) -> None:
