@@ -16,6 +16,7 @@ from tests.durability.effects import EffectLog
 from tests.durability.tally import Tally
 from tests.durability.walk import PROJECT, Walk
 from tests.support.server import ROOT, Server
+from tests.support.talk import new_thread, start, until
 
 
 def test_a_suspect_gets_on_alone_and_goes_back_among_others(database_url: str, tmp_path: Path) -> None:
@@ -44,3 +45,22 @@ def test_a_process_of_its_own_that_knows_no_database_says_so(tmp_path: Path) -> 
     assert ended.stderr.splitlines() == [
         "holdfast: 'holdfast isolated' is started by workers, which tell it DATABASE_URL"
     ]
+
+
+def test_a_suspect_that_took_its_process_down_is_not_counted_as_executed_for_ever(
+    database_url: str, tmp_path: Path
+) -> None:
+    given = {"config": PROJECT, "database_url": database_url, "EFFECT_LOG": str(tmp_path / "effects.jsonl")}
+    with Server(part="api", **given) as api, api.http(timeout=30) as http:
+        thread = new_thread(http)
+        run = start(http, thread, "poison", input={"how": "kill", "done": []})
+    with psycopg.connect(database_url) as conn:
+        conn.execute("UPDATE holdfast.runs SET crashes = 2 WHERE run_id = %s", [run])
+    # The run kills processes that answer, so how it stands is asked of the database.
+    with (
+        Server(processes=2, HOLDFAST_CRASH_BUDGET="3", **given) as server,
+        psycopg.connect(database_url, autocommit=True) as conn,
+    ):
+        until(lambda: conn.execute("SELECT status FROM holdfast.runs").fetchall() == [("error",)], "it ends", 60.0)
+        with server.http(timeout=30) as http:
+            until(lambda: "\nholdfast_runs_executing 0.0\n" in http.get("/metrics").text, "nobody executes it")

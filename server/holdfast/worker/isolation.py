@@ -17,6 +17,7 @@ from uuid import UUID
 
 from holdfast.db.queue import Queue
 from holdfast.errors import DatabaseError
+from holdfast.telemetry.metrics import DIRECTORY, forget
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +78,9 @@ class Isolation:
     async def _execute(self, suspect: UUID) -> None:
         command = (*COMMAND, str(suspect))
         self._process = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, env=self._environment)
-        if status := await self._process.wait():
+        status = await self._process.wait()
+        if figures := self._environment.get(DIRECTORY):
+            forget(self._process.pid, figures)
+        if status:
             logger.warning("the process of run %s ended with status %d", suspect, status)
             await asyncio.sleep(PAUSE_SECONDS)
