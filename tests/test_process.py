@@ -1,12 +1,14 @@
-"""The background tasks of a process."""
+"""The background tasks of a process, and its door."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 
-from holdfast.process import Tasks
+from holdfast.errors import SettingsError
+from holdfast.process import Server, Tasks, listen
 
 pytestmark = pytest.mark.anyio
 
@@ -38,3 +40,27 @@ async def test_a_task_that_ends_by_itself_is_a_failure_of_the_process() -> None:
     async with asyncio.timeout(10):
         await failed.wait()
         await tasks.stop()
+
+
+async def nothing(*_: object) -> None:
+    """An application that answers nothing."""
+
+
+def test_a_door_takes_no_connection_before_it_is_served() -> None:
+    with listen("127.0.0.1", 0) as door:
+        address = door.getsockname()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address)
+        Server(nothing, door)
+        socket.create_connection(address).close()
+
+
+def test_of_two_that_have_the_same_door_the_second_is_told_so() -> None:
+    with listen("127.0.0.1", 0) as door:
+        host, port = door.getsockname()
+        with listen(host, port) as other:
+            Server(nothing, door)
+            with pytest.raises(SettingsError, match=f"cannot listen on {host}:{port}"):
+                Server(nothing, other)
+        with pytest.raises(SettingsError, match=f"cannot listen on {host}:{port}"):
+            listen(host, port)

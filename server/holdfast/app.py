@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -65,7 +64,6 @@ from holdfast.wire.webhooks import custom_headers
 from holdfast.worker.alerting import check_channels
 from holdfast.worker.approvals import act_on_due
 from holdfast.worker.catalog import GraphCatalog
-from holdfast.worker.checkpointers import check_sharing
 from holdfast.worker.checkup import Checkup
 from holdfast.worker.clock import keep_looking
 from holdfast.worker.crons import fire_due
@@ -74,7 +72,7 @@ from holdfast.worker.loop import Worker
 from holdfast.worker.siblings import Board
 from holdfast.worker.states import States
 from holdfast.worker.webhooks import Courier, Post
-from holdfast.working import LAST_SECONDS, environment, leave, prepare, watch, working
+from holdfast.working import LAST_SECONDS, leave, prepare, watch, working
 
 logger = logging.getLogger(__name__)
 
@@ -119,12 +117,12 @@ async def run(
         sibling: this is one of several processes of a `serve`.
     """
     project = load_project(settings.config)
-    configure_logging(settings, {**project.env, **os.environ}, sys.stdout)
+    configure_logging(settings, project.environment(), sys.stdout)
     for warning in project.warnings:
         logger.warning("%s", warning)
     if part in SERVING:
         settings.check_door(has_custom_auth=project.sections.auth.path is not None)
-    check_sharing(project, alone=part == "serve" and sibling is None)
+    project.check_sharing(alone=part == "serve" and sibling is None)
     allow_many_files()
     listener = _listener(settings, part, sibling)
     prefix = _mount_prefix(settings, project)
@@ -174,7 +172,7 @@ async def _assembled(
     sibling: Sibling | None,
 ) -> AsyncIterator[tuple[Running, str]]:
     async with AsyncExitStack() as stack:
-        stack.enter_context(reporting(settings, environment(project)))
+        stack.enter_context(reporting(settings, project.environment()))
         post = _post(settings, project, base_url)
         _check_escalations(project, post)
         _check_owners(project, settings)
@@ -286,7 +284,7 @@ def _mount_prefix(settings: Settings, project: Project) -> str:
 
 def _post(settings: Settings, project: Project, base_url: str) -> Post | None:
     """How webhooks are sent; None: not at all."""
-    section, around = project.sections.webhooks, environment(project)
+    section, around = project.sections.webhooks, project.environment()
     headers = custom_headers(section, around)
     alerts = alert_plan(project.sections.alerts, settings, section.env_prefix, around)
     if project.sections.http.disable_webhooks:

@@ -7,6 +7,8 @@ imports it.
 from __future__ import annotations
 
 import json
+import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +17,10 @@ from typing import Any
 from dotenv import dotenv_values
 from pydantic import ValidationError
 
-from holdfast.errors import ProjectError
+from holdfast.errors import ProjectError, SettingsError
 from holdfast.sections import Checkpointer, Sections
+
+logger = logging.getLogger(__name__)
 
 # They say how LangGraph's own tools build a container image. Serving a checkout needs none of them.
 IMAGE_KEYS = frozenset(
@@ -101,6 +105,24 @@ class Project:
         """The size of the store's vectors, if items are to be found by meaning in Holdfast's own store."""
         store = self.sections.store
         return store.index.dims if store.index and not store.path else None
+
+    def environment(self) -> dict[str, str]:
+        """The process's environment, and below it what the project wants in it: what `${{ env.NAME }}` may name."""
+        return {**self.env, **os.environ}
+
+    def check_sharing(self, *, alone: bool) -> None:
+        """Whether the processes of a server can share the checkpoints; `alone` is one that serves and works by itself.
+
+        Raises:
+            SettingsError: each would have its own.
+        """
+        kind = self.sections.checkpointer.kind
+        if kind == "memory" and not alone:
+            raise SettingsError(
+                "checkpointer.backend is 'memory', which is one process's own: run 'holdfast serve' with one process"
+            )
+        if kind == "sqlite" and not alone:
+            logger.warning("checkpointer.backend is 'sqlite': all processes have to be on one machine, at one file")
 
     def local_dependencies(self) -> tuple[Path, ...]:
         """The directories among the dependencies; the others are packages to install."""

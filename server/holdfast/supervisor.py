@@ -30,7 +30,6 @@ from holdfast.settings import Settings
 from holdfast.telemetry.logs import configure_logging
 from holdfast.telemetry.metrics import DIRECTORY, forget
 from holdfast.worker import siblings
-from holdfast.worker.checkpointers import check_sharing
 
 logger = logging.getLogger(__name__)
 
@@ -51,10 +50,10 @@ async def supervise(settings: Settings, announce: Callable[[str, str, str | None
         SystemExit: status 1: the processes cannot be had, or did not end as they should.
     """
     project = load_project(settings.config)
-    configure_logging(settings, {**project.env, **os.environ}, sys.stdout)
+    configure_logging(settings, project.environment(), sys.stdout)
     auth = project.sections.auth.path
     settings.check_door(has_custom_auth=auth is not None)
-    check_sharing(project, alone=False)
+    project.check_sharing(alone=False)
     async with AsyncExitStack() as stack:
         door = stack.enter_context(shared_door(settings))
         failed = asyncio.Event()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ from holdfast.db.store import PooledStore
 from holdfast.errors import SettingsError
 from holdfast.parts import Parts, opened
 from holdfast.process import Tasks, first, leave_within, signals
-from holdfast.project import Project, load_project
+from holdfast.project import load_project
 from holdfast.rules.recovery import SUSPECT_AFTER
 from holdfast.sections import StoreTtl
 from holdfast.settings import Settings
@@ -119,14 +118,14 @@ async def run_alone(settings: Settings, suspect: UUID, ready: Callable[[], None]
     if settings.database_url is None:
         raise SettingsError("'holdfast isolated' is started by workers, which tell it DATABASE_URL")
     project = load_project(settings.config)
-    configure_logging(settings, {**project.env, **os.environ}, sys.stdout)
+    configure_logging(settings, project.environment(), sys.stdout)
     async with AsyncExitStack() as stack:
         failed, over = asyncio.Event(), asyncio.Event()
         tasks = Tasks(failed)
         prepare(settings)
         graphs = await Graphs.load(project)
         parts = await opened(settings, project, graphs, None, (settings.database_url, settings.listen_url), stack)
-        if alert_plan(project.sections.alerts, settings, project.sections.webhooks.env_prefix, environment(project)):
+        if alert_plan(project.sections.alerts, settings, project.sections.webhooks.env_prefix, project.environment()):
             take_up_raised(Alerts(parts.database), stack, tasks)
         worker = Worker(uuids.uuid7(), _workshop(parts, None), slots=1)
         await _start_worker(worker, settings, parts.urls, stack)
@@ -163,11 +162,6 @@ async def leave(worker: Worker, grace: float, stop: asyncio.Queue[None]) -> None
         draining.cancel()
         await worker.drain(0)
     hurry.cancel()
-
-
-def environment(project: Project) -> dict[str, str]:
-    """What `${{ env.NAME }}` in the project's sections may name."""
-    return {**project.env, **os.environ}
 
 
 def _workshop(parts: Parts, courier: Courier | None) -> Workshop:

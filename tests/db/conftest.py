@@ -9,7 +9,7 @@ from tests.db.clusters import data_dir as data_dir
 from tests.db.clusters import open_dir as open_dir
 from tests.db.clusters import postgres as postgres
 from tests.db.clusters import spawn as spawn
-from tests.db.stage import Stage, emptied, opened
+from tests.db.stage import Process, Stage, emptied, opened, process
 from tests.support.postgres import Cluster
 
 
@@ -33,3 +33,17 @@ async def stage(clean_url: str) -> AsyncIterator[Stage]:
     """Repositories over an empty migrated database."""
     async with opened(clean_url) as stage:
         yield stage
+
+
+@pytest.fixture
+async def here(clean_url: str) -> AsyncIterator[Process]:
+    """A process on that database."""
+    async with process(clean_url) as running:
+        yield running
+
+
+@pytest.fixture
+async def elsewhere(here: Process, clean_url: str) -> AsyncIterator[Process]:
+    """Another one beside it."""
+    async with process(clean_url) as running:
+        yield running

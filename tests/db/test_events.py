@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
 
 import pytest
@@ -17,18 +16,6 @@ from tests.db.speaker import Speaker, heard
 from tests.db.stage import ANN, BOB, Process, outcome, process, until
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def here(clean_url: str) -> AsyncIterator[Process]:
-    async with process(clean_url) as running:
-        yield running
-
-
-@pytest.fixture
-async def elsewhere(here: Process, clean_url: str) -> AsyncIterator[Process]:
-    async with process(clean_url) as running:
-        yield running
 
 
 @pytest.fixture

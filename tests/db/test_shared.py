@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
 from contextvars import ContextVar
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from holdfast.db.events import EventLog
 from holdfast.db.shared import Shared
 from tests.db.speaker import Speaker, heard
-from tests.db.stage import ANN, BOB, Process, process, until
+from tests.db.stage import ANN, BOB, Process, until
 
 pytestmark = pytest.mark.anyio
 
@@ -96,18 +95,6 @@ async def test_an_error_is_everybodys() -> None:
     assert [type(answer) for answer in answers] == [LookupError] * 3
     with pytest.raises(LookupError):
         await shared.ask("it", fail)
-
-
-@pytest.fixture
-async def here(clean_url: str) -> AsyncIterator[Process]:
-    async with process(clean_url) as running:
-        yield running
-
-
-@pytest.fixture
-async def elsewhere(here: Process, clean_url: str) -> AsyncIterator[Process]:
-    async with process(clean_url) as running:
-        yield running
 
 
 def counting(events: EventLog) -> Counter[str]:

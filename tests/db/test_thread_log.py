@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from uuid import UUID
 
 import pytest
@@ -17,18 +16,6 @@ from tests.db.stage import ANN, BOB, Process, outcome, process, until
 
 pytestmark = pytest.mark.anyio
 Said = tuple[int, bytes | UUID]
-
-
-@pytest.fixture
-async def here(clean_url: str) -> AsyncIterator[Process]:
-    async with process(clean_url) as running:
-        yield running
-
-
-@pytest.fixture
-async def elsewhere(here: Process, clean_url: str) -> AsyncIterator[Process]:
-    async with process(clean_url) as running:
-        yield running
 
 
 async def heard(

@@ -83,10 +83,14 @@ def test_what_the_process_was_given_is_masked_by_value() -> None:
         _env_file=None,
         DATABASE_URL="postgresql://user:p%40ssword@host/db",
         HOLDFAST_API_KEYS="ada:the key of ada",
+        HOLDFAST_CHECKPOINTER_URL="redis://:check-pass@host",
+        HOLDFAST_ALERT_WEBHOOK="slack+https://hooks.example/T0/B0, feishu+https://hook.example/h1#sign-me",
     )
     secrets = known_secrets(settings, {"MY_SERVICE_TOKEN": "plain words", "SHORT_KEY": "abc", "HOME": "/home/somebody"})
     said = "p@ssword p%40ssword, the key of ada, plain words, abc, /home/somebody"
     assert mask(said, secrets) == "[secret] [secret], [secret], [secret], abc, /home/somebody"
+    told = "check-pass, https://hooks.example/T0/B0, https://hook.example/h1 with sign-me"
+    assert mask(told, secrets) == "[secret], [secret], [secret] with [secret]"
 
 
 def test_values_are_masked_within() -> None:

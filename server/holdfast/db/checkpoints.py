@@ -107,6 +107,15 @@ class Progress:
             self.idle.set()
 
 
+def labels_of(config: RunnableConfig, metadata: CheckpointMetadata, graph_revision: str | None) -> dict[str, Any]:
+    """What is kept beside a checkpoint: LangGraph's metadata, and the fingerprint of the graph that wrote it."""
+    labels: dict[str, Any] = {**get_serializable_checkpoint_metadata(config, metadata)}
+    if graph_revision is not None:
+        labels["graph_revision"] = graph_revision
+    marked: dict[str, Any] = plain(labels)
+    return marked
+
+
 class FencedSaver(AsyncPostgresSaver):
     """A saver for one run or one state update; `fence=None` reads only.
 
@@ -339,9 +348,7 @@ class FencedSaver(AsyncPostgresSaver):
     ) -> RunnableConfig:
         configurable = config["configurable"]
         inline, blobs = split(checkpoint["channel_values"])
-        labels: dict[str, Any] = {**get_serializable_checkpoint_metadata(config, metadata)}
-        if self.graph_revision is not None:
-            labels["graph_revision"] = self.graph_revision
+        labels = labels_of(config, metadata, self.graph_revision)
         new = {channel: value for channel, value in blobs.items() if channel in new_versions}
         lists = self._elements.dump(self.serde, configurable["thread_id"], new if self.by_element else {})
         roots = lists.roots
@@ -360,7 +367,7 @@ class FencedSaver(AsyncPostgresSaver):
             "checkpoint_id": checkpoint["id"],
             "parent_id": configurable.get("checkpoint_id"),
             "checkpoint": json_bytes({**checkpoint, "channel_values": inline}),
-            "metadata": json_bytes(plain(labels)),
+            "metadata": json_bytes(labels),
         }
         rows += [(*of, channel, str(new_versions[channel]), TYPE, root) for channel, root in roots.items()]
         with self._under_way() as fence:

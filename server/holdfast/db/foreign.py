@@ -33,13 +33,11 @@ from langgraph.checkpoint.base import (
     CheckpointTuple,
     DeltaChannelHistory,
     get_checkpoint_id,
-    get_serializable_checkpoint_metadata,
 )
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from holdfast.db.checkpointids import come_after
-from holdfast.db.checkpoints import NULL_TASK_ID, Fence, Progress
-from holdfast.db.inline import plain
+from holdfast.db.checkpoints import NULL_TASK_ID, Fence, Progress, labels_of
 from holdfast.db.pool import REPEAT_SECONDS, Database
 from holdfast.db.serde import StateSerializer
 from holdfast.db.sql import statements
@@ -135,16 +133,14 @@ class ForeignSaver(BaseCheckpointSaver[Any]):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        labels: dict[str, Any] = {**get_serializable_checkpoint_metadata(config, metadata)}
-        if self.graph_revision is not None:
-            labels["graph_revision"] = self.graph_revision
+        labels: Any = labels_of(config, metadata, self.graph_revision)
         named = config["configurable"]
         # Without the rest of the config: not every saver leaves out of it what cannot be written down.
         place = _place(named["thread_id"], named["checkpoint_ns"], named.get("checkpoint_id"))
         self.progress.own_checkpoints.add(checkpoint["id"])
         with self._under_way():
             await self._check_fence()
-            saved = await self._inner.aput(place, checkpoint, plain(labels), new_versions)
+            saved = await self._inner.aput(place, checkpoint, labels, new_versions)
         self.progress.steps_saved += metadata.get("source") == "loop"
         return saved
 

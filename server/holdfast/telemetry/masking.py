@@ -23,6 +23,7 @@ DEEPEST = 20
 """Values nested deeper are left out."""
 
 _SECRET_VARIABLE = re.compile(r"(?:KEY|KEYS|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
+_SHAPE = re.compile(r"^[a-z]+\+")
 _SECRET_NAME = re.compile(
     r"(?:^|[_.-])(?:authorization|cookie|credentials?|passw(?:or)?d|passphrase|secret|token|api[_-]?keys?|private[_-]?key)$",
     re.IGNORECASE,
@@ -84,13 +85,16 @@ that others contain come first."""
 def known_secrets(settings: Settings, environment: Mapping[str, str]) -> tuple[str, ...]:
     """The secrets that this process was given, longest first.
 
-    The settings that are never shown, the passwords of the database's URLs, and every variable whose name ends in KEY,
-    TOKEN, SECRET or PASSWORD.
+    API keys, the passwords in URLs, where alerts go and what they are reported with (such URLs are credentials), and
+    every variable whose name ends in KEY, TOKEN, SECRET or PASSWORD.
     """
     found = {value for name, value in environment.items() if _SECRET_VARIABLE.search(name)}
     found.update(part.strip() for value in tuple(found) for part in value.split(","))
     found.update(settings.api_keys)
-    for url in (settings.database_url, settings.database_direct_url):
+    for webhook in settings.alert_webhook.split(","):
+        found.update(_SHAPE.sub("", webhook.strip()).split("#"))
+    found.add(environment.get("SENTRY_DSN", ""))
+    for url in (settings.database_url, settings.database_direct_url, settings.checkpointer_url):
         password = urlsplit(url or "").password or ""
         found.update((password, unquote(password)))
     return tuple(sorted((secret for secret in found if len(secret) >= MIN_SECRET), key=len, reverse=True))

@@ -39,6 +39,13 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
+        self._count_requests(registry)
+        self._count_runs(registry)
+        self._count_what_is_saved(registry)
+        self._count_webhooks(registry)
+        self._look_at_itself(registry)
+
+    def _count_requests(self, registry: CollectorRegistry) -> None:
         route = ["method", "path"]
         self.requests = Counter("holdfast_http_requests", "Answered requests", [*route, "status"], registry=registry)
         self.request_seconds = Histogram(
@@ -65,6 +72,8 @@ class Metrics:
         self.streams_open = Gauge(
             "holdfast_streams_open", "Streams under way", registry=registry, multiprocess_mode="livesum"
         )
+
+    def _count_runs(self, registry: CollectorRegistry) -> None:
         self.runs_ended = Counter(
             "holdfast_runs_ended", "Runs that this process brought to an end", ["graph", "status"], registry=registry
         )
@@ -94,6 +103,8 @@ class Metrics:
         self.taken_over = Counter(
             "holdfast_runs_taken_over", "Runs of dead workers that this one returned to the queue", registry=registry
         )
+
+    def _count_what_is_saved(self, registry: CollectorRegistry) -> None:
         self.pool = Gauge(
             "holdfast_pool_connections",
             "Connections to Postgres: open, idle, and calls that wait for one",
@@ -127,6 +138,8 @@ class Metrics:
         self.events = Counter("holdfast_events", "Events of runs for the log", registry=registry)
         self.event_blocks = Counter("holdfast_event_blocks", "Rows of the log that hold them", registry=registry)
         self.event_bytes = Counter("holdfast_event_bytes", "Bytes of the log", registry=registry)
+
+    def _count_webhooks(self, registry: CollectorRegistry) -> None:
         self.webhook_tries = Counter(
             "holdfast_webhook_tries",
             "Tries to deliver: delivered, postponed (it is tried again) or given_up; alerts apart from other webhooks",
@@ -136,6 +149,8 @@ class Metrics:
         for kind, outcome in product(("webhook", "alert"), ("delivered", "postponed", "given_up")):
             # From 0 on: of a series that begins with 1 Prometheus sees no increase.
             self.webhook_tries.labels(kind, outcome)
+
+    def _look_at_itself(self, registry: CollectorRegistry) -> None:
         self.lag_seconds = Histogram(
             "holdfast_loop_lag_seconds", "How late the event loop was", buckets=_LAGS, registry=registry
         )

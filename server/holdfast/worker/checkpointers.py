@@ -14,7 +14,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 
 from holdfast.db.serde import StateSerializer
-from holdfast.errors import ProjectError, SettingsError
+from holdfast.errors import ProjectError
 from holdfast.project import Project
 from holdfast.sections import Checkpointer
 from holdfast.settings import Settings
@@ -32,21 +32,6 @@ _LOSSES = (
     "saves are fenced by a look before them, not in one transaction; runs cannot be rolled back, histories cannot be"
     " pruned to their latest state, storage is not measured (docs/checkpointers.md)"
 )
-
-
-def check_sharing(project: Project, *, alone: bool) -> None:
-    """Whether the processes of a server can share the checkpoints; `alone` is one that serves and works by itself.
-
-    Raises:
-        SettingsError: each would have its own.
-    """
-    kind = project.sections.checkpointer.kind
-    if kind == "memory" and not alone:
-        raise SettingsError(
-            "checkpointer.backend is 'memory', which is one process's own: run 'holdfast serve' with one process"
-        )
-    if kind == "sqlite" and not alone:
-        logger.warning("checkpointer.backend is 'sqlite': all processes have to be on one machine, at one file")
 
 
 @asynccontextmanager
