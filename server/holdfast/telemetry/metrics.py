@@ -93,6 +93,12 @@ class Metrics:
         self.pool_wait_seconds = Counter(
             "holdfast_pool_wait_seconds", "What calls have waited for connections", registry=registry
         )
+        self.reads = Counter(
+            "holdfast_reads",
+            "Searches, lists and histories that a replica could answer, by who was to: replica or primary",
+            ["server"],
+            registry=registry,
+        )
         self.lag_seconds = Histogram(
             "holdfast_loop_lag_seconds", "How late the event loop was", buckets=_LAGS, registry=registry
         )
