@@ -21,9 +21,9 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from typing import Any
 
 from holdfast.db.pool import Connection, Database, borrowed, read_pool
 from holdfast.db.shared import Shared
@@ -41,13 +41,8 @@ POLL_SECONDS = 0.002
 SAY_EVERY_SECONDS = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Horizon:
-    """All that is committed: the end of the primary's log."""
-
-    lsn: str
-    timeline: int
-    cluster: int
+Horizon = Mapping[str, Any]
+"""All that is committed: `{lsn, timeline, cluster}`, the end of the primary's log."""
 
 
 class Replica:
@@ -119,7 +114,7 @@ class Replica:
         async with self._database.connection("api") as conn:
             row = await (await conn.execute(self._sql["horizon"])).fetchone()
         assert row is not None
-        return Horizon(**row)
+        return row
 
     async def _catch_up(self, conn: Connection, horizon: Horizon) -> None:
         """Wait until this replica has all before the horizon.
@@ -129,7 +124,7 @@ class Replica:
         """
         deadline = time.monotonic() + self._wait
         while True:
-            row = await (await conn.execute(self._sql["standing"], asdict(horizon))).fetchone()
+            row = await (await conn.execute(self._sql["standing"], horizon)).fetchone()
             assert row is not None
             if not row["follows"]:
                 raise DatabaseUnavailable("DATABASE_READ_URL leads to no replica of this primary")
