@@ -25,7 +25,11 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from holdfast.db.pool import Connection, Database, borrowed, read_pool
+from psycopg import AsyncConnection
+from psycopg.conninfo import make_conninfo
+from psycopg.rows import dict_row
+
+from holdfast.db.pool import SHORT_SILENCE, Connection, Database, borrowed, read_pool, translated
 from holdfast.db.shared import Shared
 from holdfast.db.sql import statements
 from holdfast.errors import DatabaseError, DatabaseUnavailable, Unsaveable
@@ -37,6 +41,7 @@ CONNECTIONS = 6
 
 CONNECT_SECONDS = 0.5
 LOOK_SECONDS = 1.0
+LOOK_TIMEOUT_SECONDS = 3
 POLL_SECONDS = 0.002
 SAY_EVERY_SECONDS = 60.0
 
@@ -51,12 +56,13 @@ class Replica:
     def __init__(self, database: Database, url: str, *, wait: float, transaction_pooler: bool = False) -> None:
         """`wait`: seconds that a read waits for the replica to catch up."""
         self._database = database
+        self._url = make_conninfo(url, connect_timeout=LOOK_TIMEOUT_SECONDS, **SHORT_SILENCE)
         self._wait = wait
         self._pool = read_pool(url, CONNECTIONS, transaction_pooler=transaction_pooler)
         self._free = asyncio.Semaphore(CONNECTIONS)
         self._horizons: Shared[str, Horizon] = Shared()
         self._sql = statements("replica")
-        self._said_at = float("-inf")
+        self._said_at: dict[str, float] = {}
         self.is_fit = False
         self.reads: Counter[str] = Counter()
         """Reads by who was to answer them: `replica`, `primary`."""
@@ -102,8 +108,10 @@ class Replica:
     async def _look(self) -> None:
         try:
             horizon = await self._horizon()
-            async with borrowed(self._pool, CONNECT_SECONDS) as conn:
-                await self._catch_up(conn, horizon)
+            # Not of the pool, which logs every connection that it cannot have.
+            with translated():
+                async with await AsyncConnection.connect(self._url, autocommit=True, row_factory=dict_row) as conn:
+                    await self._catch_up(conn, horizon)
         except DatabaseError as error:
             self._say(logger.warning, "reads go to the primary: %s", error)
         else:
@@ -137,10 +145,10 @@ class Replica:
     def _give_up(self, why: DatabaseError) -> None:
         if self.is_fit:
             self.is_fit = False
-            self._say(logger.warning, "reads go to the primary for now: %s", why)
+            self._say(logger.warning, "reads go to the primary: %s", why)
 
     def _say(self, log: Callable[..., None], message: str, *about: object) -> None:
-        """Once in a while: a replica at the limit comes and goes every second."""
-        if time.monotonic() - self._said_at >= SAY_EVERY_SECONDS:
-            self._said_at = time.monotonic()
+        """The same once in a while: a replica at its limit comes and goes every second."""
+        if time.monotonic() - self._said_at.get(message, float("-inf")) >= SAY_EVERY_SECONDS:
+            self._said_at[message] = time.monotonic()
             log(message, *about)
