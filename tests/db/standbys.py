@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psycopg
 
-from holdfast.db.cluster import account_for, binaries_for
+from holdfast.db.cluster import PidFile, account_for, binaries_for
 from holdfast.db.embedded import DATABASE, EmbeddedPostgres, url_for
 from holdfast.db.postmaster import Account, Postmaster, launch, open_log
 
@@ -28,6 +28,12 @@ class Primary:
         self.url = self._postgres.start_sync()
         self.account = account_for(place / "primary" / "postgres")
         self.binaries = binaries_for(self.account, place / "primary")
+
+    @property
+    def pid(self) -> int:
+        found = PidFile.read(self.place / "primary" / "postgres")
+        assert found is not None
+        return found.pid
 
     def stop(self) -> None:
         self._postgres.stop_sync()
@@ -66,13 +72,18 @@ class Standby:
             row = conn.execute(statement).fetchone()  # type: ignore[arg-type]
         return None if row is None else row[0]
 
+    @property
+    def pid(self) -> int:
+        assert self._postmaster is not None
+        return self._postmaster.pid
+
     def promote(self) -> None:
         assert self.sql("SELECT pg_promote()") is True
 
     def kill(self) -> None:
         """kill -9; its processes notice and go."""
         assert self._postmaster is not None
-        os.kill(self._postmaster.pid, signal.SIGKILL)
+        os.kill(self.pid, signal.SIGKILL)
         assert self._postmaster.wait(START_SECONDS)
 
     def stop(self) -> None:
