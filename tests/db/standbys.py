@@ -69,7 +69,7 @@ class Standby:
     def sql(self, statement: str) -> object:
         """The first column of the first row."""
         with psycopg.connect(self.url, autocommit=True, connect_timeout=5) as conn:
-            row = conn.execute(statement).fetchone()  # type: ignore[arg-type]
+            row = conn.execute(statement).fetchone()
         return None if row is None else row[0]
 
     @property
