@@ -123,6 +123,12 @@ FROM pg_class
 WHERE relname ~ '^checkpoints(_[0-9]+)?_pkey$' AND relkind = 'i'
 """
 
+APPEND = """
+INSERT INTO holdfast.event_blocks (thread_id, first_seq, last_seq, run_id, first_in_run, frames, created_at)
+SELECT t, %(s)s::bigint + n, %(s)s::bigint + n, r, 1, decode(repeat('ab', 400), 'hex'), now()
+FROM unnest(%(t)s::uuid[], %(r)s::uuid[]) WITH ORDINALITY AS new (t, r, n)
+"""
+
 NEWEST = """
 WHERE thread_id = md5('t' || %(thread)s::integer)::uuid::text AND checkpoint_ns = ''
 ORDER BY checkpoint_id DESC
@@ -217,21 +223,16 @@ def followed(place: Place) -> None:
         events["grown_runs"],
         lambda: {"ids": [row["run_id"] for row in random.sample(known, GROUP)], "after": [10**6] * GROUP},
     )
-    number = iter(range(10**6, 10**9, GROUP))
+    for name, runs in (("of the same runs, 20 in a row", BLOCKS_PER_RUN), ("of other runs each time", 1)):
+        with place.measured(f"append 32 blocks in one commit, {name}", GROUPS, "a commit"):
+            for number in range(0, GROUPS, runs):
+                appended(place, random.sample(known, GROUP), 10**6 * (1 + (runs == 1)) + number * GROUP, runs)
 
-    def group() -> dict[str, Any]:
-        rows = random.sample(known, GROUP)
-        seq = next(number)
-        return {"t": [row["thread_id"] for row in rows], "r": [row["run_id"] for row in rows], "s": seq}
 
-    place.timed(
-        "append 32 blocks in one commit",
-        "INSERT INTO holdfast.event_blocks (thread_id, first_seq, last_seq, run_id, first_in_run, frames, created_at)"
-        " SELECT t, %(s)s::bigint + n, %(s)s::bigint + n, r, 1, decode(repeat('ab', 400), 'hex'), now()"
-        " FROM unnest(%(t)s::uuid[], %(r)s::uuid[]) WITH ORDINALITY AS new (t, r, n)",
-        group,
-        GROUPS,
-    )
+def appended(place: Place, rows: Sequence[dict[str, Any]], first: int, times: int) -> None:
+    for number in range(times):
+        new = {"t": [row["thread_id"] for row in rows], "r": [row["run_id"] for row in rows]}
+        place.conn.execute(APPEND, {**new, "s": first + number * GROUP})
 
 
 def expired(place: Place) -> None:

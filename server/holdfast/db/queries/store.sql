@@ -63,7 +63,8 @@ WITH scored AS MATERIALIZED (
 )
 
 -- name: refreshed
--- Behind `latest` and `nearest`, for those who prolong what they find. Rows that somebody else is writing or prolonging are passed over.
+-- Behind `latest` and `nearest`, for those who prolong what they find. Rows that somebody else is writing or prolonging
+-- are passed over.
 , refreshed AS (
     UPDATE store SET expires_at = holdfast.now() + ttl_minutes * interval '1 minute'
     WHERE (prefix, key) IN (
