@@ -146,7 +146,9 @@ class Place:
         self.logged = max(1, n_events // (RUNS_PER_THREAD * BLOCKS_PER_RUN))
         self.threads = max(self.logged, n_checkpoints // CHECKPOINTS_PER_THREAD)
         asyncio.run(migrate(self.url))
-        self.conn: Connection[dict[str, Any]] = psycopg.connect(self.url, autocommit=True, row_factory=dict_row)
+        self.conn: Connection[dict[str, Any]] = psycopg.connect(
+            self.url, autocommit=True, row_factory=dict_row, prepare_threshold=1
+        )
         if name == "parted":
             self.conn.execute(EVENTS_PARTED, prepare=False)
             self.conn.execute(CHECKPOINTS_PARTED, prepare=False)
@@ -182,7 +184,6 @@ class Place:
     def timed(self, what: str, query: str, params: Callable[[], Mapping[str, Any]], times: int = LOOKS) -> None:
         """Says how long a statement takes, planned once as those of the pool are."""
         taken = []
-        self.conn.prepare_threshold = 1
         for _ in range(times):
             asked = params()
             began = time.perf_counter()
