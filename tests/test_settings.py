@@ -33,6 +33,8 @@ NAMES = [
     ("DATABASE_URI", "postgresql://b", "database_url", "postgresql://b"),
     ("POSTGRES_URI", "postgresql://c", "database_url", "postgresql://c"),
     ("DATABASE_DIRECT_URL", "postgresql://d", "database_direct_url", "postgresql://d"),
+    ("DATABASE_READ_URL", "postgresql://replica", "database_read_url", "postgresql://replica"),
+    ("HOLDFAST_READ_WAIT_SECONDS", "0.2", "read_wait_seconds", 0.2),
     ("HOLDFAST_PROCESSES", "2", "processes", 2),
     ("HOLDFAST_POOLER", "transaction", "pooler", "transaction"),
     ("HOLDFAST_POOL_SIZE", "7", "pool_size", 7),

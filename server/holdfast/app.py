@@ -191,7 +191,9 @@ async def _assembled(
             _tell_alerts(parts, stack, tasks)
         tasks.start("bell", parts.bell.listen(), may_end=True)
         tasks.start("news", parts.events.watch())
-        tasks.start("figures", keep_figures(parts.metrics, parts.database))
+        tasks.start("figures", keep_figures(parts.metrics, parts.database, parts.replica))
+        if parts.replica is not None:
+            tasks.start("replica", parts.replica.watch())
         stack.push_async_callback(tasks.stop)
         stack.enter_context(watching(settings.loop_lag_seconds, parts.metrics.lag_seconds))
         services = _services(parts, worker or Idle(), gate)

@@ -15,6 +15,7 @@ from holdfast.db.events import EventLog
 from holdfast.db.idempotency import IdempotencyKeys
 from holdfast.db.pool import Database
 from holdfast.db.queue import Queue
+from holdfast.db.replica import Replica
 from holdfast.db.revisions import Revisions
 from holdfast.db.runs import Runs
 from holdfast.db.saves import Saves
@@ -45,6 +46,7 @@ class Parts:
     """The pool's, and the one for LISTEN and session locks if there are sessions."""
     graphs: Graphs
     database: Database
+    replica: Replica | None
     bell: Bell
     queue: Queue
     runs: Runs
@@ -81,6 +83,7 @@ async def opened(
     database = Database(url, size=settings.pool_size, transaction_pooler=is_pooled, metrics=metrics)
     await database.open()
     stack.push_async_callback(database.close)
+    database.reader = replica = await _replica(settings, database, stack)
     database.checkpoints_elsewhere = await stack.enter_async_context(opened_checkpointer(project, settings, graphs))
     bell = Bell(database, listen_url)
     stack.push_async_callback(bell.close)
@@ -102,6 +105,7 @@ async def opened(
         urls=urls,
         graphs=graphs,
         database=database,
+        replica=replica,
         bell=bell,
         queue=Queue(database),
         runs=runs,
@@ -122,6 +126,17 @@ async def opened(
         ttl=ttl,
         metrics=metrics,
     )
+
+
+async def _replica(settings: Settings, database: Database, stack: AsyncExitStack) -> Replica | None:
+    """What reads in the database's place; nothing, before it is watched."""
+    if settings.database_read_url is None:
+        return None
+    pooled = settings.pooler == "transaction"
+    replica = Replica(database, settings.database_read_url, wait=settings.read_wait_seconds, transaction_pooler=pooled)
+    await replica.open()
+    stack.push_async_callback(replica.close)
+    return replica
 
 
 def default_ttl(section: ThreadTtl) -> Ttl | None:

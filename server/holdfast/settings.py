@@ -48,6 +48,8 @@ class Settings(BaseSettings):
     )
     database_direct_url: str | None = Field(None, validation_alias=_env("DATABASE_DIRECT_URL"), repr=False)
     pooler: Literal["none", "transaction"] = Field("none", validation_alias=_env("HOLDFAST_POOLER"))
+    database_read_url: str | None = Field(None, validation_alias=_env("DATABASE_READ_URL"), repr=False)
+    read_wait_seconds: float = Field(0.05, validation_alias=_env("HOLDFAST_READ_WAIT_SECONDS"), ge=0)
     pool_size: int = Field(16, validation_alias=_env("HOLDFAST_POOL_SIZE"), ge=4)
 
     checkpointer_url: str | None = Field(None, validation_alias=_env("HOLDFAST_CHECKPOINTER_URL"), repr=False)

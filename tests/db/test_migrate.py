@@ -194,3 +194,14 @@ async def test_assistants_and_runs_of_the_first_version_are_carried_over(empty_d
         declared = conn.execute("SELECT declared, newest_version FROM holdfast.assistants").fetchall()
         assert declared == [({"name": "Talker", "description": None}, 1)]
         assert conn.execute("SELECT graph_id FROM holdfast.runs ORDER BY 1").fetchall() == [("",), ("talk",)]
+
+
+@pytest.mark.anyio
+async def test_a_database_whose_checkpoints_are_partitioned_is_refused_and_left_alone(empty_database_url: str) -> None:
+    """Holdfast removes rows by their ctid, which is some other row's, too, in another partition."""
+    with psycopg.connect(empty_database_url, autocommit=True) as conn:
+        conn.execute("CREATE TABLE checkpoints (thread_id text) PARTITION BY HASH (thread_id)")
+    with pytest.raises(DatabaseError, match=r"partitioned.*: checkpoints"):
+        await migrate(empty_database_url)
+    with psycopg.connect(empty_database_url, autocommit=True) as conn:
+        assert conn.execute("SELECT to_regclass('holdfast.threads')").fetchone() == (None,)

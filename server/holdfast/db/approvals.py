@@ -74,7 +74,7 @@ class Approvals:
     async def search(self, caller: Caller, terms: ApprovalFilter, *, limit: int, offset: int = 0) -> list[DictRow]:
         """A page of approvals, newest first; `question` and `answer` come as JSON bytes."""
         query = scoped(caller, self._sql["view"], **asdict(terms), limit=limit, offset=offset)
-        async with self._database.connection("api") as conn:
+        async with self._database.reading("api") as conn:
             return await (await conn.execute(*query)).fetchall()
 
     @repeated

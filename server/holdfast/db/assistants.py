@@ -233,7 +233,7 @@ class Assistants:
         Raises:
             Missing: no such assistant.
         """
-        rows = await self._all(
+        rows = await self._found(
             caller,
             self._sql["versions"],
             assistant_id=assistant_id,
@@ -257,11 +257,11 @@ class Assistants:
     ) -> list[DictRow]:
         """A page of assistants; `sort_by` is one of SORTABLE."""
         query = page(terms, sort_by, descending=descending)
-        return await self._all(caller, query, **_params(terms), limit=limit, offset=offset)
+        return await self._found(caller, query, **_params(terms), limit=limit, offset=offset)
 
     async def count(self, caller: Caller, terms: AssistantFilter) -> int:
-        row = await self._one(caller, self._sql["count"] + _asked(terms), **_params(terms))
-        return int(row["count"]) if row else 0
+        (row,) = await self._found(caller, self._sql["count"] + _asked(terms), **_params(terms))
+        return int(row["count"])
 
     async def _look_up(self, lookups: Sequence[_Lookup]) -> dict[UUID, DictRow]:
         """What `on_thread` asks, for many who see what is their own."""
@@ -291,6 +291,11 @@ class Assistants:
     async def _all(self, caller: Caller, statement: str, also: Caller | None = None, /, **params: Any) -> list[DictRow]:
         async with self._database.connection("api") as conn:
             return await (await conn.execute(*self._query(caller, statement, also, params))).fetchall()
+
+    @repeated
+    async def _found(self, caller: Caller, statement: str, /, **params: Any) -> list[DictRow]:
+        async with self._database.reading("api") as conn:
+            return await (await conn.execute(*self._query(caller, statement, None, params))).fetchall()
 
     @repeated
     async def _changed(self, caller: Caller, statement: str, /, **params: Any) -> DictRow | None:

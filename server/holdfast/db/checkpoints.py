@@ -29,7 +29,7 @@ import asyncio
 import copy
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, cast
 from uuid import UUID
@@ -56,7 +56,7 @@ from holdfast.db.checkpointids import come_after
 from holdfast.db.elements import TYPE, Elements, Missing, Row, put_together
 from holdfast.db.inline import plain, split
 from holdfast.db.lineages import Line, walk
-from holdfast.db.pool import PERSISTENT_SECONDS, REPEAT_SECONDS, Database, json_bytes
+from holdfast.db.pool import PERSISTENT_SECONDS, REPEAT_SECONDS, Connection, Database, json_bytes
 from holdfast.db.serde import StateSerializer
 from holdfast.db.sql import statements
 from holdfast.errors import FenceLost, Unreadable
@@ -140,7 +140,7 @@ class FencedSaver(AsyncPostgresSaver):
         self._fence = fence
         self._saves = committer
         self._new_thread = None if new_thread is None else str(new_thread)
-        self._elements = Elements(database)
+        self._elements = Elements(database, self._borrowed)
         # A request can be sent again, a run cannot.
         self._patience = SAVE_RETRY_SECONDS if self._is_run else REPEAT_SECONDS
         self.progress = Progress()
@@ -178,9 +178,13 @@ class FencedSaver(AsyncPostgresSaver):
     @asynccontextmanager
     async def _cursor(self, *, pipeline: bool = False) -> AsyncIterator[AsyncCursor[DictRow]]:
         # What the stock saver sends as a pipeline (deleting, pruning) belongs into one transaction.
-        borrow = self._database.transaction if pipeline else self._database.connection
-        async with borrow("worker") as conn, conn.cursor(binary=True) as cursor:
+        borrowed = self._database.transaction("worker") if pipeline else self._borrowed()
+        async with borrowed as conn, conn.cursor(binary=True) as cursor:
             yield cursor
+
+    def _borrowed(self) -> AbstractAsyncContextManager[Connection]:
+        """A connection to read with."""
+        return self._database.connection("worker")
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         if config["configurable"]["thread_id"] == self._new_thread and not self.progress.own_checkpoints:
@@ -245,7 +249,7 @@ class FencedSaver(AsyncPostgresSaver):
         place = config["configurable"]
 
         async def walked() -> dict[str, Line]:
-            async with self._database.connection("worker") as conn:
+            async with self._borrowed() as conn:
                 return await walk(conn, place["thread_id"], place.get("checkpoint_ns", ""), start, channels)
 
         lines = await self._database.retrying(walked, for_seconds=self._patience)

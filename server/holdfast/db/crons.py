@@ -152,13 +152,13 @@ class Crons:
             + f" ORDER BY {sort_by} {direction} NULLS LAST, cron_id {direction}"
             + " LIMIT %(limit)s OFFSET %(offset)s"
         )
-        async with self._database.connection("api") as conn:
+        async with self._database.reading("api") as conn:
             cursor = await conn.execute(*scoped(caller, query, **_terms(terms), limit=limit, offset=offset))
             return await cursor.fetchall()
 
     @repeated
     async def count(self, caller: Caller, terms: CronFilter) -> int:
-        async with self._database.connection("api") as conn:
+        async with self._database.reading("api") as conn:
             cursor = await conn.execute(*scoped(caller, self._sql["count"] + self._sql["filters"], **_terms(terms)))
             row = await cursor.fetchone()
         return int(row["count"]) if row else 0

@@ -30,14 +30,15 @@ afterwards has read after it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from holdfast.db.pool import Database
+from holdfast.db.pool import Connection, Database
 from holdfast.db.sql import statements
 from holdfast.errors import Unreadable
 
@@ -195,8 +196,10 @@ class Dumped:
 class Elements:
     """The elements of one saver's threads."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, borrowed: Callable[[], AbstractAsyncContextManager[Connection]]) -> None:
+        """`borrowed`: a connection to read with."""
         self._database = database
+        self._borrowed = borrowed
         self._known: dict[str, dict[bytes, Row]] = {}
         self._before: dict[tuple[str, str], Parts] = {}
 
@@ -234,6 +237,6 @@ class Elements:
 
     async def _rows(self, thread_id: str, digests: Iterable[bytes]) -> dict[bytes, Row]:
         params = {"thread_id": thread_id, "digests": b"".join(digests)}
-        async with self._database.connection("worker") as conn, conn.cursor(binary=True) as cursor:
+        async with self._borrowed() as conn, conn.cursor(binary=True) as cursor:
             await cursor.execute(statements("elements")["fetch"], params)
             return {row["digest"]: Row(**row) for row in await cursor.fetchall()}

@@ -21,6 +21,7 @@ Without the graph's channels (`carries`) every row is replayed from its snapshot
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +35,7 @@ from psycopg.rows import DictRow
 from holdfast.db.checkpoints import NULL_TASK_ID, FencedSaver, reading_deltas
 from holdfast.db.elements import Row, array, pieces
 from holdfast.db.lineages import Line
-from holdfast.db.pool import Database
+from holdfast.db.pool import Connection, Database
 
 SHARED = b"holdfast-shared"
 """The type of a value that is no longer bytes."""
@@ -59,11 +60,16 @@ class HistorySaver(FencedSaver):
         self._lines: dict[str, list[Line]] = {}
         self._carried: dict[str, _Carried] = {}
         self._is_listing = False
+        self._may_read_elsewhere = False
         self._shared: dict[bytes, list[Any]] = {}
 
     def carries(self, channels: Mapping[str, object]) -> None:
         """Say which channels the graph has whose history is going to be read."""
+        self._may_read_elsewhere = True
         self._deltas = {name: channel for name, channel in channels.items() if isinstance(channel, DeltaChannel)}
+
+    def _borrowed(self) -> AbstractAsyncContextManager[Connection]:
+        return self._database.reading("worker") if self._may_read_elsewhere else super()._borrowed()
 
     async def alist(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +14,8 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from holdfast.db.pool import REPEAT_SECONDS, Database
+from holdfast.db.pool import REPEAT_SECONDS, Database, repeated
+from holdfast.db.replica import Replica
 from holdfast.db.shared import Shared
 from holdfast.db.sql import statements
 from holdfast.errors import DatabaseError
@@ -95,9 +97,10 @@ class Figures:
         return Reading(numbers, firing, (storage["measured_at"], storage["report"]) if storage else None)
 
 
-async def keep_figures(metrics: Metrics, database: Database) -> None:
-    """Bring the gauges of pool and process up to date every `LOOK_SECONDS`, until cancelled."""
+async def keep_figures(metrics: Metrics, database: Database, replica: Replica | None) -> None:
+    """Bring the figures of pool, replica and process up to date every `LOOK_SECONDS`, until cancelled."""
     waited = 0.0
+    reads: Counter[str] = Counter()
     while True:
         metrics.look_at_process()
         pool = database.pool.get_stats()
@@ -107,6 +110,10 @@ async def keep_figures(metrics: Metrics, database: Database) -> None:
         total = pool.get("requests_wait_ms", 0) / 1000
         metrics.pool_wait_seconds.inc(max(0.0, total - waited))
         waited = total
+        if replica is not None:
+            for server, count in (replica.reads - reads).items():
+                metrics.reads.labels(server).inc(count)
+            reads = replica.reads.copy()
         await asyncio.sleep(LOOK_SECONDS)
 
 
@@ -123,9 +130,10 @@ class Sizes:
             row = await (await conn.execute(self._sql["storage"])).fetchone()
         return None if row is None else float(row["age"])
 
+    @repeated
     async def measure(self, *, after: UUID, limit: int) -> list[tuple[UUID, int]]:
         """Threads in the order of their ids, and their bytes as Postgres keeps them."""
-        async with self._database.connection("worker") as conn:
+        async with self._database.reading("worker") as conn:
             rows = await (await conn.execute(self._sql["measure"], {"after": after, "limit": limit})).fetchall()
         return [(row["thread_id"], row["bytes"]) for row in rows]
 

@@ -31,6 +31,20 @@ LOCK_KEY = 0x486F6C64
 """The advisory lock of migrations ("Hold")."""
 TRY_LOCK = f"SELECT pg_try_advisory_xact_lock({LOCK_KEY}) AS locked"
 
+NEVER_PARTITIONED = (
+    "checkpoints",
+    "checkpoint_blobs",
+    "checkpoint_writes",
+    "holdfast.elements",
+    "holdfast.event_blocks",
+    "holdfast.runs",
+    "holdfast.thread_values",
+)
+PARTITIONED = """
+SELECT oid::regclass::text AS name FROM pg_class
+WHERE relkind = 'p' AND oid = ANY(ARRAY(SELECT to_regclass(given) FROM unnest(%(tables)s::text[]) AS given))
+ORDER BY name"""
+
 BREAKING = "post_"
 """How the name of a migration begins after which older versions cannot work; all others only add (docs/replicas.md)."""
 POLL_SECONDS = 0.05
@@ -67,10 +81,11 @@ async def migrate(url: str, *, vector_dims: int | None = None) -> list[str]:
 
     Raises:
         DatabaseError: a statement failed, what came before it stays applied and recorded; or there is no place for
-            vectors of this size.
+            vectors of this size; or a table is partitioned.
     """
     with translated():
         async with _alone(url), await _connect(url) as conn:
+            await _check_whole(conn)
             applied = [migration async for migration in _apply(conn)]
             await AsyncPostgresSaver(conn).setup()
             async with AsyncPostgresStore(conn) as store:
@@ -116,6 +131,14 @@ async def _alone(url: str) -> AsyncIterator[None]:
                     yield
                     return
             await asyncio.sleep(POLL_SECONDS)
+
+
+async def _check_whole(conn: AsyncConnection[DictRow]) -> None:
+    """Refuse partitioned tables: rows are removed by their place in the table (`ctid`), which each partition has."""
+    rows = await (await conn.execute(PARTITIONED, {"tables": list(NEVER_PARTITIONED)})).fetchall()
+    if rows:
+        named = ", ".join(row["name"] for row in rows)
+        raise DatabaseError(f"partitioned, which would lose rows of other threads: {named} (docs/sharding.md)")
 
 
 async def _apply(conn: AsyncConnection[DictRow]) -> AsyncIterator[str]:

@@ -18,8 +18,8 @@ import json
 import random
 import select
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
 import orjson
@@ -70,6 +70,9 @@ keep its row locks from those who take over. Behind a transaction pooler this is
 SILENCE = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
 """libpq's settings for a network that swallows packets: a connection counts as lost after ten seconds or so."""
 
+SHORT_SILENCE = {"keepalives_idle": 1, "keepalives_interval": 1, "keepalives_count": 2, "tcp_user_timeout": 3_000}
+"""The same where somebody else can answer."""
+
 _UNSAVEABLE = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex)
 _UNAVAILABLE = (
     psycopg.OperationalError,
@@ -79,6 +82,12 @@ _UNAVAILABLE = (
     PoolClosed,
     TooManyRequests,
 )
+
+
+class Reader(Protocol):
+    """Reads in the database's place (`replica.py`)."""
+
+    def reading(self) -> AbstractAsyncContextManager[Connection | None]: ...
 
 
 class Database:
@@ -97,6 +106,8 @@ class Database:
         self._api_lane = asyncio.Semaphore(max(1, size - WORKER_RESERVE))
         self.checkpoints_elsewhere: BaseCheckpointSaver[Any] | None = None
         """What keeps the checkpoints, where a project does not want them in this database (`foreign.py`)."""
+        self.reader: Reader | None = None
+        """Who is asked first by those who only read."""
 
     @property
     def pool(self) -> AsyncConnectionPool[Connection]:
@@ -119,14 +130,26 @@ class Database:
     async def connection(self, lane: Lane) -> AsyncIterator[Connection]:
         """A connection for one short piece of work. Driver errors leave as ours."""
         if lane == "api":
-            async with self._api_lane, _borrowed(self._pool, ACQUIRE_SECONDS) as conn:
+            async with self._api_lane, borrowed(self._pool, ACQUIRE_SECONDS) as conn:
                 yield conn
         elif lane == "group":
-            async with _borrowed(self._groups, GROUP_SECONDS) as conn:
+            async with borrowed(self._groups, GROUP_SECONDS) as conn:
                 yield conn
         else:
-            async with _borrowed(self._pool, ACQUIRE_SECONDS) as conn:
+            async with borrowed(self._pool, ACQUIRE_SECONDS) as conn:
                 yield conn
+
+    @asynccontextmanager
+    async def reading(self, lane: Lane) -> AsyncIterator[Connection]:
+        """A connection for a verb that only reads, and is repeated: a replica's, where there is one that has all that
+        is committed."""
+        if self.reader is not None:
+            async with self.reader.reading() as elsewhere:
+                if elsewhere is not None:
+                    yield elsewhere
+                    return
+        async with self.connection(lane) as conn:
+            yield conn
 
     @asynccontextmanager
     async def transaction(self, lane: Lane) -> AsyncIterator[Connection]:
@@ -183,7 +206,15 @@ class Database:
                 pause = min(pause * 2, 1.0)
 
 
-def _pool(url: str, size: int, configure: Configure, *, threshold: int | None) -> Pool:
+def read_pool(url: str, size: int, *, transaction_pooler: bool) -> Pool:
+    """Connections to a replica. A network that swallows packets is known there after three seconds."""
+    configure = _configure if transaction_pooler else _configure_session
+    return _pool(url, size, configure, threshold=None if transaction_pooler else 3, silence=SHORT_SILENCE)
+
+
+def _pool(
+    url: str, size: int, configure: Configure, *, threshold: int | None, silence: Mapping[str, int] = SILENCE
+) -> Pool:
     return AsyncConnectionPool(
         url,
         min_size=min(2, size),
@@ -198,13 +229,14 @@ def _pool(url: str, size: int, configure: Configure, *, threshold: int | None) -
             "row_factory": dict_row,
             "prepare_threshold": threshold,
             "application_name": "holdfast",
-            **SILENCE,
+            **silence,
         },
     )
 
 
 @asynccontextmanager
-async def _borrowed(pool: Pool, seconds: float) -> AsyncIterator[Connection]:
+async def borrowed(pool: Pool, seconds: float) -> AsyncIterator[Connection]:
+    """A connection of the pool, waited for so long. Driver errors leave as ours."""
     with translated():
         conn = await _usable(pool, seconds)
         try:

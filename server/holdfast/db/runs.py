@@ -207,12 +207,15 @@ class Runs:
             raise missing(gone[0])
         return [rows[run_id] for run_id in run_ids]
 
+    @repeated
     async def page(
         self, caller: Caller, thread_id: UUID, *, status: str | None = None, limit: int = 10, offset: int = 0
     ) -> list[DictRow]:
         """Runs of a thread, newest first."""
         terms = {"thread_id": thread_id, "status": status, "limit": limit, "offset": offset}
-        return await self._seen(caller, "of_thread", **terms)
+        query = scoped(caller, f"{self._sql['view']}{self._sql['of_thread']}", **terms)
+        async with self._database.reading("api") as conn:
+            return await (await conn.execute(*query)).fetchall()
 
     @repeated
     async def find(self, caller: Caller, run_id: UUID, thread_id: UUID | None = None) -> DictRow | None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +58,7 @@ class _Work:
 
     steps: Sequence[tuple[str, dict[str, Any]]]
     result: Callable[[list[DictRow]], Result]
+    only_reads: bool = False
 
 
 class PooledStore(BaseStore):
@@ -104,10 +106,13 @@ class PooledStore(BaseStore):
         return await self._database.retrying(lambda: self._execute(work), for_seconds=RETRY_SECONDS) if work else []
 
     async def _execute(self, work: Sequence[_Work]) -> list[Result]:
-        one_statement = sum(len(one.steps) for one in work) == 1
-        borrow = self._database.connection if one_statement else self._database.transaction
-        async with borrow("api") as conn:
+        async with self._borrowed(work) as conn:
             return [one.result(await _rows(conn, one.steps)) for one in work]
+
+    def _borrowed(self, work: Sequence[_Work]) -> AbstractAsyncContextManager[Connection]:
+        if sum(len(one.steps) for one in work) > 1:
+            return self._database.transaction("api")
+        return self._database.reading("api") if work[0].only_reads else self._database.connection("api")
 
     async def _vectors(self, ops: Sequence[Op]) -> dict[str, str]:
         if self._index is None:
@@ -123,9 +128,12 @@ class PooledStore(BaseStore):
             return _Work(self._writes(op, vectors), lambda _: None)
         if isinstance(op, SearchOp):
             vector = await self._index.vector(op.query) if op.query and self._index else None
-            return _Work([search_query(op, vector)], lambda rows: [_search_item(row) for row in rows])
+            query = search_query(op, vector)
+            return _Work([query], lambda rows: [_search_item(row) for row in rows], only_reads=not op.refresh_ttl)
         if isinstance(op, ListNamespacesOp):
-            return _Work([self._namespaces(op)], lambda rows: [tuple(row["namespace"]) for row in rows])
+            return _Work(
+                [self._namespaces(op)], lambda rows: [tuple(row["namespace"]) for row in rows], only_reads=True
+            )
         raise ValueError(f"unknown operation: {op!r}")
 
     def _writes(self, op: PutOp, vectors: dict[str, str]) -> list[tuple[str, dict[str, Any]]]:
@@ -152,14 +160,14 @@ def search_query(op: SearchOp, vector: str | None = None) -> tuple[str, dict[str
     """A search as a statement and its parameters: the nearest to a vector, or else the latest."""
     within, place = _within(op.namespace_prefix)
     matches, wanted = _matches(terms(op.filter or {}))
-    query = statements("store")["latest" if vector is None else "nearest"] + statements("store")["found"]
+    sql = statements("store")
+    query = sql["latest" if vector is None else "nearest"] + (sql["refreshed"] if op.refresh_ttl else "") + sql["found"]
     return query.replace("%%WITHIN%%", within).replace("%%MATCHES%%", matches), {
         **place,
         **wanted,
         "vector": vector,
         "limit": op.limit,
         "offset": op.offset,
-        "refresh": op.refresh_ttl,
     }
 
 

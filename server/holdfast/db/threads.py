@@ -141,13 +141,13 @@ class Threads:
     @repeated
     async def search(self, caller: Caller, terms: ThreadFilter, page: Page) -> list[DictRow]:
         """A page of threads; `values` and `extracted` come as JSON bytes."""
-        async with self._database.connection("api") as conn:
+        async with self._database.reading("api") as conn:
             cursor = await conn.execute(*searching(caller, terms, page))
             return await cursor.fetchall()
 
     @repeated
     async def count(self, caller: Caller, terms: ThreadFilter) -> int:
-        async with self._database.connection("api") as conn:
+        async with self._database.reading("api") as conn:
             row = await (await conn.execute(*counting(caller, terms))).fetchone()
         return int(row["count"]) if row else 0
 

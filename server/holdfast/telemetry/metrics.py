@@ -115,6 +115,12 @@ class Metrics:
         self.pool_wait_seconds = Counter(
             "holdfast_pool_wait_seconds", "What calls have waited for connections", registry=registry
         )
+        self.reads = Counter(
+            "holdfast_reads",
+            "Searches, lists and histories that a replica could answer, by who was to: replica or primary",
+            ["server"],
+            registry=registry,
+        )
         self.commit_members = Histogram(
             "holdfast_group_commit_members",
             "What was committed together: saves of runs, admissions, ends, look-ups",

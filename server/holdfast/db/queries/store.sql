@@ -62,15 +62,18 @@ WITH scored AS MATERIALIZED (
     SELECT prefix, key, value, created_at, store.updated_at, score FROM best JOIN store USING (prefix, key)
 )
 
--- name: found
--- The end of `latest` and of `nearest`. Rows that somebody else is writing or prolonging are passed over.
+-- name: refreshed
+-- Behind `latest` and `nearest`, for those who prolong what they find. Rows that somebody else is writing or prolonging
+-- are passed over.
 , refreshed AS (
     UPDATE store SET expires_at = holdfast.now() + ttl_minutes * interval '1 minute'
     WHERE (prefix, key) IN (
         SELECT s.prefix, s.key FROM found JOIN store s USING (prefix, key)
-        WHERE %(refresh)s AND s.ttl_minutes IS NOT NULL
+        WHERE s.ttl_minutes IS NOT NULL
         FOR NO KEY UPDATE OF s SKIP LOCKED)
 )
+
+-- name: found
 SELECT prefix, key, value, created_at, updated_at, score
 FROM found
 ORDER BY score DESC NULLS LAST, updated_at DESC, prefix, key
