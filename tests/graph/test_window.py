@@ -85,7 +85,9 @@ def test_A11_the_last_user_message_and_what_follows_it_stay(said, limit):
     users = [index for index, message in enumerate(said) if isinstance(message, HumanMessage)]
     if users:
         last_turn = ids_of(said[users[-1] :])
-        assert [i for i in ids_of(sound(said)) if i in last_turn] == [i for i in ids_of(fitted.messages) if i in last_turn]
+        assert [i for i in ids_of(sound(said)) if i in last_turn] == [
+            i for i in ids_of(fitted.messages) if i in last_turn
+        ]
 
 
 @given(conversations(), limits)
