@@ -46,7 +46,7 @@ from contextlib import aclosing
 from typing import Any, TypeAlias, cast
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk
 from langgraph.store.base import BaseStore
@@ -216,7 +216,7 @@ class Model(StreamingModel):
             return SemanticCache(self.store, self.settings.cache_seconds, self.settings.cache_similarity)
         return board.cache
 
-    def _is_first_choice(self, answer: AIMessage) -> bool:
+    def _is_first_choice(self, answer: AIMessageChunk) -> bool:
         return answer.response_metadata.get("endpoint") in [endpoint.name for endpoint in self.chain[0]]
 
 
