@@ -51,46 +51,36 @@ async def charged(purse: Purse | None, answer: AIMessage, asking: Asking, runtim
     COST.inc(spent["usd"])
     UNPRICED.inc(spent["unknown"])
     run_id = str(runtime.execution_info.run_id) if runtime.execution_info else ""
-    limit = limit_of(purse, asking.context)
-    before = purse or Purse(
-        run_id=run_id, run=costs.NOTHING, thread=costs.NOTHING, budget=None, limit=None, warned=False
+    before = purse or Purse(run_id=run_id, run=costs.NOTHING, thread=costs.NOTHING, budget=None, limit=None)
+    after = Purse(
+        run_id=run_id,
+        run=costs.plus(before["run"] if before["run_id"] == run_id else costs.NOTHING, spent),
+        thread=costs.plus(before["thread"], spent),
+        budget=budget(asking.context),
+        limit=limit_of(purse, asking.context),
     )
-    of_run = before["run"] if before["run_id"] == run_id else costs.NOTHING
-    after: Purse = {
-        "run_id": run_id,
-        "run": costs.plus(of_run, spent),
-        "thread": costs.plus(before["thread"], spent),
-        "budget": budget(asking.context),
-        "limit": limit,
-        "warned": before["warned"] and before["limit"] == limit,
-    }
     if runtime.store is not None:
         try:
             await costs.record(runtime.store, asking.place, run_id, after["run"])
         except Exception:
             # The next step writes the run's sum again; the answer is worth more than the book.
             _logger.warning("what run %s has cost could not be written down", run_id, exc_info=True)
-    stands, stood = costs.standing(after["thread"], limit), costs.standing(before["thread"], limit)
-    if stands != stood and stands != "ok":
-        _alert(stands, after["thread"]["usd"], limit, asking.place.thread)
-    if not after["warned"] and stands != "ok":
-        news = {
-            "kind": "budget",
-            "spending": after["thread"],
-            "limit": limit,
-            **asdict(asking.place),
-            "run": run_id,
-        }
-        runtime.stream_writer(news)
-        after = {**after, "warned": True}
+    _tell(before, after, asking, runtime)
     return after
 
 
-def _alert(stands: str, usd: float, limit: float | None, thread: str) -> None:
-    kind = "budget_spent" if stands == "spent" else "budget"
+def _tell(before: Purse, after: Purse, asking: Asking, runtime: Runtime[Context]) -> None:
+    stood, stands = (costs.standing(purse["thread"], purse["limit"]) for purse in (before, after))
+    if stands in ("ok", stood):
+        return
+    place, limit = asking.place, after["limit"]
     # A budget that a human has raised is another one.
-    alert = {"kind": kind, "subject": f"{thread}, ${limit:g}"}
+    alert = {"kind": "budget_spent" if stands == "spent" else "budget", "subject": f"{place.thread}, ${limit:g}"}
+    usd = after["thread"]["usd"]
     _logger.warning("a conversation has spent $%.4f of its $%.4f", usd, limit, extra={"alert": alert})
+    if stood == "ok":
+        news = {"kind": "budget", "spending": after["thread"], "limit": limit, "run": after["run_id"], **asdict(place)}
+        runtime.stream_writer(news)
 
 
 def check_raise(spent: float) -> Callable[[str, dict[str, Any]], None]:

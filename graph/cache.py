@@ -20,17 +20,9 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
-from langchain_core.messages import (
-    AIMessage,
-    AIMessageChunk,
-    BaseMessage,
-    HumanMessage,
-    message_chunk_to_message,
-    message_to_dict,
-    messages_from_dict,
-)
+from langchain_core.messages import AIMessageChunk, BaseMessage, HumanMessage, message_to_dict, messages_from_dict
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.outputs.chat_generation import merge_chat_generation_chunks
 from langgraph.store.base import NOT_PROVIDED, BaseStore
@@ -72,18 +64,6 @@ class Question:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
-
-
-class Cache(Protocol):
-    """Where answers (JSON) are kept. Both methods may raise anything, and may be slow."""
-
-    kind: str
-
-    async def get(self, question: Question) -> str | None:
-        """The answer to `question`, if there is one."""
-
-    async def put(self, question: Question, answer: str) -> None:
-        """Keep `answer`."""
 
 
 class MemoryCache:
@@ -171,11 +151,15 @@ def _namespace(question: Question) -> tuple[str, ...]:
     return ("cache", label(question.tenant), question.scope)
 
 
+Cache: TypeAlias = MemoryCache | RedisCache | SemanticCache
+"""Where answers (JSON) are kept. `get` and `put` may raise anything, and may be slow."""
+
+
 async def remembered(
     cache: Cache,
     question: Question,
     chunks: AsyncGenerator[ChatGenerationChunk],
-    worth_keeping: Callable[[AIMessage], bool],
+    worth_keeping: Callable[[AIMessageChunk], bool],
 ) -> AsyncGenerator[ChatGenerationChunk]:
     """The known answer in pieces; or `chunks`, which are kept once they are whole and `worth_keeping`."""
     async with aclosing(chunks):
@@ -192,12 +176,12 @@ async def remembered(
         await _guarded(cache, cache.put(question, json.dumps(message_to_dict(answer))))
 
 
-async def _look_up(cache: Cache, question: Question) -> AIMessage | None:
-    async def read() -> AIMessage | None:
+async def _look_up(cache: Cache, question: Question) -> AIMessageChunk | None:
+    async def read() -> AIMessageChunk | None:
         answer = await cache.get(question)
         message = messages_from_dict([json.loads(answer)])[0] if answer else None
         CACHE_LOOKUPS.labels(cache.kind, "hit" if message else "miss").inc()
-        return message if isinstance(message, AIMessage) else None
+        return message if isinstance(message, AIMessageChunk) else None
 
     return await _guarded(cache, read())
 
@@ -212,24 +196,17 @@ async def _guarded(cache: Cache, action: Awaitable[T]) -> T | None:
         return None
 
 
-def _whole(said: list[ChatGenerationChunk]) -> AIMessage:
+def _whole(said: list[ChatGenerationChunk]) -> AIMessageChunk:
     merged = merge_chat_generation_chunks(said)
     assert merged is not None, "an endpoint that says nothing has failed"
-    answer = cast("AIMessage", message_chunk_to_message(cast("AIMessageChunk", merged.message)))
-    answer.id = None
-    answer.response_metadata = {**(merged.generation_info or {}), **answer.response_metadata}
-    return answer
+    told = {**(merged.generation_info or {}), **merged.message.response_metadata}
+    return cast("AIMessageChunk", merged.message.model_copy(update={"id": None, "response_metadata": told}))
 
 
-def _pieces(answer: AIMessage) -> Iterator[ChatGenerationChunk]:
-    content = answer.content
-    for piece in _PIECE.findall(content) if isinstance(content, str) else [content]:
+def _pieces(answer: AIMessageChunk) -> Iterator[ChatGenerationChunk]:
+    text = answer.content if isinstance(answer.content, str) else ""
+    for piece in _PIECE.findall(text):
         yield ChatGenerationChunk(message=AIMessageChunk(content=piece))
-    rest = {"tool_calls", "invalid_tool_calls", "additional_kwargs", "usage_metadata"}
-    last = AIMessageChunk(
-        content="" if isinstance(content, str) else [],
-        response_metadata={**answer.response_metadata, "cached": True},
-        chunk_position="last",
-        **answer.model_dump(include=rest),
-    )
-    yield ChatGenerationChunk(message=last)
+    told = {**answer.response_metadata, "cached": True}
+    rest = answer.model_copy(update={"content": "" if text else answer.content, "response_metadata": told})
+    yield ChatGenerationChunk(message=rest)

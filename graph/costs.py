@@ -5,8 +5,8 @@ then from genai-prices, as bundled (nothing is fetched). The file, in dollars pe
 
     {"my-model": {"input": 0.5, "output": 1.5}}
 
-A store cannot add to a number, so nothing is shared: every run has one item, with the sum of the whole run, and
-writing it again changes nothing. Totals are sums over items: `("costs", month, user)`, key = run.
+A store cannot add to a number, so nothing is shared: every run has one item, `("costs", user)` with the run as its key
+and the sum of the whole run, and writing it again changes nothing. Totals are sums over items.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
@@ -33,7 +32,6 @@ from graph.standin import NAME as STAND_IN
 
 ROOT = "costs"
 WARN_AT = 0.8
-_LONGEST_RUN = timedelta(days=1)
 _PAGE = 1_000
 
 Where = Mapping[Literal["run", "thread", "user", "assistant"], str]
@@ -89,36 +87,21 @@ def _price(told: dict[str, Any], usage: UsageMetadata) -> float | None:
         return 0.0
     if own := _own_prices().get(name):
         return (usage["input_tokens"] * own["input"] + usage["output_tokens"] * own["output"]) / 1_000_000
+    details: dict[str, Any] = {**usage.get("input_token_details", {})}
+    # Anthropic's are counted by how long they are kept.
+    stored = [count for detail, count in details.items() if detail.startswith(("cache_creation", "ephemeral_"))]
+    counted = Usage(
+        input_tokens=usage["input_tokens"],
+        output_tokens=usage["output_tokens"],
+        cache_read_tokens=details.get("cache_read"),
+        cache_write_tokens=sum(filter(None, stored)),
+    )
     try:
-        tier = {"service_tier": str(told.get("service_tier"))}
-        price = calc_price(_usage(usage), name, provider_id=told.get("model_provider"), price_context=tier)
+        price = calc_price(counted, name, provider_id=told.get("model_provider"))
     except (LookupError, ValueError):
         # Not in the table, or numbers that contradict each other.
         return None
     return float(price.total_price)
-
-
-def _usage(usage: UsageMetadata) -> Usage:
-    def read(name: str) -> int:
-        return _detail(usage.get("input_token_details", {}), name)
-
-    five_minutes, hour = read("ephemeral_5m_input_tokens"), read("ephemeral_1h_input_tokens")
-    return Usage(
-        input_tokens=usage["input_tokens"],
-        output_tokens=usage["output_tokens"],
-        cache_read_tokens=read("cache_read"),
-        cache_write_tokens=read("cache_creation") + five_minutes + hour,
-        cache_write_5m_tokens=five_minutes,
-        cache_write_1h_tokens=hour,
-        input_audio_tokens=read("audio"),
-        output_audio_tokens=_detail(usage.get("output_token_details", {}), "audio"),
-        output_reasoning_tokens=_detail(usage.get("output_token_details", {}), "reasoning"),
-    )
-
-
-def _detail(details: Any, name: str) -> int:
-    # The name may follow a service tier: OpenAI's "flex_cache_read".
-    return sum(count or 0 for key, count in details.items() if key == name or key.endswith(f"_{name}"))
 
 
 def _own_prices() -> dict[str, _Price]:
@@ -130,35 +113,23 @@ def _own_prices() -> dict[str, _Price]:
         return {}
 
 
-async def record(store: BaseStore, place: Place, run: str, spending: Spending, now: datetime | None = None) -> None:
+async def record(store: BaseStore, place: Place, run: str, spending: Spending) -> None:
     """Keep what this run has cost so far, in place of what was kept of it before."""
-    now = now or datetime.now(UTC)
-    month, earlier = month_of(now), month_of(now - _LONGEST_RUN)
-    # A run that goes on past the end of a month stays in the month in which it began, and is counted once.
-    if month != earlier and await store.aget((ROOT, earlier, label(place.user)), run):
-        month = earlier
     value = {"spending": dict(spending), "run": run, **asdict(place)}
-    await store.aput((ROOT, month, label(place.user)), run, value, index=False)
+    await store.aput((ROOT, label(place.user)), run, value, index=False)
 
 
-async def total(store: BaseStore, where: Where, month: str | None = None) -> Spending:
-    """The sum over the runs `where` all of this applies; `month` as `month_of` writes it, None = ever."""
+async def total(store: BaseStore, where: Where) -> Spending:
+    """The sum over the runs `where` all of this applies."""
     conditions: dict[str, Any] = {str(name): value for name, value in where.items()}
-    user = (label(where["user"]),) if "user" in where else ()
-    prefix = (ROOT, month, *user) if month else (ROOT,)
     runs: dict[str, Spending] = {}
     for offset in itertools.count(step=_PAGE):
-        page = await store.asearch(prefix, filter=conditions, limit=_PAGE, offset=offset)
+        page = await store.asearch((ROOT,), filter=conditions, limit=_PAGE, offset=offset)
         # By key: an item that is written while we turn the page may be seen twice.
         runs |= {item.key: item.value["spending"] for item in page}
         if len(page) < _PAGE:
             break
     return functools.reduce(plus, runs.values(), NOTHING)
-
-
-def month_of(moment: datetime) -> str:
-    """The calendar month, UTC: "2026-11"."""
-    return moment.astimezone(UTC).strftime("%Y-%m")
 
 
 def standing(spending: Spending, limit: float | None) -> Literal["ok", "warn", "spent"]:

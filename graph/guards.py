@@ -17,7 +17,6 @@ import json
 import logging
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -50,9 +49,7 @@ _SUSPICIOUS: Mapping[str, str] = {
     "role_marker": r"^[ \t]{0,20}(?:#{1,6} )?(?:system|assistant|developer)(?: message| prompt)? ?:|<\|\w{1,30}\|>"
     r"|\[/?INST\]|<</?SYS>>",
     "delimiter": r"</?\s{0,9}(?:untrusted|system|instructions?|tool_results?|function_results?)\b[^<>]{0,99}>",
-    "secrecy": rf"\b(?:do\s++not|don'?t|never|without){_SOME_WORDS}(?:user|human|operator)\b",
     "exfiltration": r"\[[^\[\]\n]{0,200}\]\(\s?https?://[^\s()?]{1,300}\?[^\s()=]{0,60}=|<img\s[^<>]{0,300}\?",
-    "invisible_text": "[\U000e0000-\U000e007f]{8}",
 }
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
@@ -133,7 +130,7 @@ def in_text(message: M, change: Change) -> M:
     return message.model_copy(update={"content": new})
 
 
-_PLACEHOLDER = re.compile(r"<(?:EMAIL|PHONE|CARD|IBAN|KEY|LITERAL)_[1-9][0-9]{0,5}>")
+_PLACEHOLDER = re.compile(r"<(?:EMAIL|PHONE|CARD|KEY|LITERAL)_[1-9][0-9]{0,5}>")
 _LATIN = "A-Za-z0-9\u00c0-\u024f"
 # A value begins where a word does, or behind an escape (in JSON inside a text), and contains no angle bracket. What
 # somebody typed in the form of a placeholder is a value too: then every placeholder in a hidden text is ours.
@@ -149,7 +146,6 @@ _PERSONAL = re.compile(
         | \(?0[1-9][0-9]{{1,4}}\)?[ /-][0-9](?:[ -]?[0-9]){{4,9}}
         | \(?[2-9][0-9]{{2}}\)?[ .-]{{1,2}}[2-9][0-9]{{2}}[ .-][0-9]{{4}}
         | 1[3-9][0-9][ -]?[0-9]{{4}}[ -]?[0-9]{{4}} ) (?![0-9]))
-    | (?P<IBAN> [A-Za-z]{{2}}[0-9]{{2}}(?:[ \u00a0]?[A-Za-z0-9]){{11,30}}(?![A-Za-z0-9]))
     | (?P<CARD> (?<![0-9][.,]) [2-6](?:[ .\u00a0-]?[0-9]){{12,18}}(?![A-Za-z0-9_])) )""",
     re.ASCII | re.VERBOSE,
 )
@@ -160,15 +156,6 @@ def _is_card(text: str) -> bool:
     digits = [int(digit) for digit in text if digit.isdigit()]
     luhn = sum(digits[-1::-2]) + sum(sum(divmod(2 * digit, 10)) for digit in digits[-2::-2])
     return len(digits) >= 13 and luhn % 10 == 0
-
-
-def _is_iban(text: str) -> bool:
-    compact = re.sub(r"[ \u00a0]", "", text)
-    rearranged = (str(int(character, 36)) for character in compact[4:] + compact[:4])
-    return len(compact) >= 15 and int("".join(rearranged)) % 97 == 1
-
-
-_VALID: Mapping[str, Callable[[str], bool]] = {"CARD": _is_card, "IBAN": _is_iban}
 
 
 @dataclass(slots=True)
@@ -185,7 +172,7 @@ class Restorer:
         if cut < 0 or not any(known.startswith(text[cut:]) and known != text[cut:] for known in self.values):
             cut = len(text)
         self.held = text[cut:]
-        return _put_back(text[:cut], self.values)
+        return _PLACEHOLDER.sub(lambda match: self.values.get(match[0], match[0]), text[:cut])
 
     def end(self) -> str:
         """What was held back at the end of the stream."""
@@ -198,8 +185,6 @@ class Redaction:
     """The personal data of one conversation, and the placeholders that stand for it."""
 
     _placeholders: dict[tuple[str, str], str] = field(default_factory=dict, repr=False)
-    _values: dict[str, str] = field(default_factory=dict, repr=False)
-    _counts: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def of(cls, messages: Sequence[BaseMessage]) -> Self:
@@ -212,29 +197,21 @@ class Redaction:
         """Copies with placeholders in content and tool calls. A value that is new gets the next number."""
         return [_everywhere(message, partial(_substituted, put=self._placeholder)) for message in messages]
 
-    def restore(self, value: Any) -> Any:
-        """The same text, message or JSON-like value with the values put back. Unknown placeholders stay."""
-        return _everywhere(value, partial(_put_back, values=self._values))
-
     def restorer(self, as_json: bool = False) -> Restorer:
-        """`restore` for a stream; `as_json`: the text is JSON, and values are escaped as its strings are."""
-        return Restorer({name: json.dumps(value)[1:-1] if as_json else value for name, value in self._values.items()})
+        """Puts the values back; `as_json`: the text is JSON, and they are escaped as its strings are."""
+        known = self._placeholders.items()
+        return Restorer({name: json.dumps(value)[1:-1] if as_json else value for (_, value), name in known})
 
     def _placeholder(self, kind: str, value: str) -> str:
         if (kind, value) not in self._placeholders:
-            self._counts[kind] += 1
-            name = self._placeholders[kind, value] = f"<{kind}_{self._counts[kind]}>"
-            self._values[name] = value
+            number = 1 + sum(known == kind for known, _ in self._placeholders)
+            self._placeholders[kind, value] = f"<{kind}_{number}>"
         return self._placeholders[kind, value]
 
 
 def mask(data: Any, **_: Any) -> Any:
     """`data` without personal data, for good: for traces. It has the signature of Langfuse's `mask`."""
-    return _everywhere(data, _masked)
-
-
-def _masked(text: str) -> str:
-    return _substituted(text, lambda kind, value: value if kind == "LITERAL" else f"<{kind}>")
+    return _everywhere(data, partial(_substituted, put=lambda kind, value: value if kind == "LITERAL" else f"<{kind}>"))
 
 
 def _substituted(text: str, put: Callable[[str, str], str]) -> str:
@@ -242,33 +219,26 @@ def _substituted(text: str, put: Callable[[str, str], str]) -> str:
     done: list[str] = []
     position = 0
     while match := _PERSONAL.search(text, position):
-        found, kind = match[0], str(match.lastgroup)
-        ends, end = [len(found)], len(found)
-        if is_valid := _VALID.get(kind):
-            # The longest part that passes: what follows a number (a date, a word) may look like more of it.
-            ends = [group.end() for group in re.finditer("[A-Za-z0-9]+", found)]
-            end = next((end for end in reversed(ends) if is_valid(found[:end])), 0)
-        done += [text[position : match.start()], put(kind, found[:end]) if end else found[: ends[0]]]
-        position = match.start() + (end or ends[0])
+        kind, start, end = str(match.lastgroup), match.start(), match.end()
+        done.append(text[position:start])
+        if kind == "CARD":
+            # The longest part that passes: what follows a number (a date, say) may look like more of it.
+            ends = [start + group.end() for group in re.finditer("[0-9]+", match[0])]
+            end = next((end for end in reversed(ends) if _is_card(text[start:end])), 0)
+        done.append(put(kind, text[start:end]) if end else text[start : ends[0]])
+        position = end or ends[0]
     return "".join(done) + text[position:]
-
-
-def _put_back(text: str, values: Mapping[str, str]) -> str:
-    return _PLACEHOLDER.sub(lambda match: values.get(match[0], match[0]), text)
 
 
 def _everywhere(value: Any, change: Change) -> Any:
     """`value` with `change` applied to every text in it, and to what is no text but would read like one it changes."""
     match value:
-        case None | bool():
-            return value
         case str():
             return change(value)
         case dict():
             return {_everywhere(key, change): _everywhere(inner, change) for key, inner in value.items()}
-        case list() | tuple() | set() | frozenset():
-            inside = [_everywhere(inner, change) for inner in value]
-            return inside if isinstance(value, list) else tuple(inside)
+        case list() | tuple():
+            return [_everywhere(inner, change) for inner in value]
         case BaseMessage():
             return _rewritten(value, change)
     text = str(value)

@@ -113,12 +113,11 @@ def prompt(messages: Sequence[BaseMessage], system_prompt: str) -> list[BaseMess
     sent: list[BaseMessage] = [SystemMessage(system_prompt)]
     for message in messages:
         sent.append(message)
-        if isinstance(message, AIMessage):
-            sent += [
-                ToolMessage(ABANDONED, tool_call_id=call_id, status="error")
-                for call_id in _call_ids(message)
-                if call_id not in answered
-            ]
+        sent += [
+            ToolMessage(ABANDONED, tool_call_id=call_id, status="error")
+            for call_id in call_ids(message)
+            if call_id not in answered
+        ]
     return sent
 
 
@@ -155,20 +154,17 @@ def with_own_call_ids(answer: AIMessage, earlier: Sequence[BaseMessage]) -> AIMe
     The id is half of the key under which an effect happens once. Some OpenAI-compatible servers count from
     "call_0" again in every answer, which would make a second message look like a repeat of the first.
     """
-    taken = {call_id for message in earlier if isinstance(message, AIMessage) for call_id in _call_ids(message)}
-    calls = [*answer.tool_calls, *answer.invalid_tool_calls]
-    seen: set[str | None] = {None, "", *taken}
-    renamed = False
-    for call in calls:
+    seen = {None, "", *(call_id for message in earlier for call_id in call_ids(message))}
+    for call in [*answer.tool_calls, *answer.invalid_tool_calls]:
         if call["id"] in seen:
             call["id"] = f"call_{uuid.uuid4().hex}"
-            renamed = True
+            # The provider's raw copy still carries the old ids and would be sent back instead of ours.
+            answer.additional_kwargs.pop("tool_calls", None)
         seen.add(call["id"])
-    if renamed:
-        # The provider's raw copy still carries the old ids and would be sent back instead of ours.
-        answer.additional_kwargs.pop("tool_calls", None)
     return answer
 
 
-def _call_ids(message: AIMessage) -> list[str]:
-    return [call["id"] for call in [*message.tool_calls, *message.invalid_tool_calls] if call["id"]]
+def call_ids(message: BaseMessage) -> list[str]:
+    """The ids of the tool calls that a message makes."""
+    calls = [*message.tool_calls, *message.invalid_tool_calls] if isinstance(message, AIMessage) else []
+    return [call["id"] for call in calls if call["id"]]

@@ -45,15 +45,10 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, TypeAlias, cast
 
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel, LanguageModelInput
-from langchain_core.language_models.chat_models import agenerate_from_stream
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.messages.tool import tool_call_chunk
-from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable
-from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_openai_tool
+from langchain_core.outputs import ChatGenerationChunk
 from langgraph.store.base import BaseStore
 from pydantic import Field, SkipValidation
 
@@ -61,7 +56,7 @@ from graph.cache import Cache, Question, SemanticCache, remembered
 from graph.errors import POLICIES, AnswerCutShortError, classify, describe
 from graph.guards import Redaction, Restorer
 from graph.metrics import MODEL_TOKENS
-from graph.standin import NAME
+from graph.standin import NAME, StreamingModel
 from graph.state import Context, ModelSize
 from graph.switchboard import OFFLINE, OPENAI, BreakerOpenError, Endpoint, Pool, Settings, Switchboard, close
 
@@ -142,8 +137,8 @@ def _pool(provider: str, model: str, label: str) -> Pool:
     )
 
 
-class Model(BaseChatModel):
-    """The models of a run as one: the layers of this module's text around them. Asynchronous only."""
+class Model(StreamingModel):
+    """The models of a run as one: the layers of this module's text around them."""
 
     chain: SkipValidation[tuple[Pool, ...]] = Field(repr=False)
     settings: SkipValidation[Settings] = Field(repr=False)
@@ -152,24 +147,13 @@ class Model(BaseChatModel):
     tenant: str = ""
     store: SkipValidation[BaseStore | None] = Field(None, repr=False)
     redaction: SkipValidation[Any] = Field(None, repr=False)
-    streaming: bool = True
 
     @property
     def _llm_type(self) -> str:
         return "model-chain"
 
-    def bind_tools(
-        self, tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool], **kwargs: Any
-    ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Offer tools, in the shape that every provider's `bind_tools` takes; each member binds them in its own way."""
-        return self.bind(tools=[convert_to_openai_tool(offered) for offered in tools], **kwargs)
-
     async def _astream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **options: Any,
+        self, messages: list[BaseMessage], stop: list[str] | None = None, *_: Any, **options: Any
     ) -> Chunks:
         board = Switchboard.current(self.settings)
         if self.redaction:
@@ -183,8 +167,6 @@ class Model(BaseChatModel):
             chunks = _restored(chunks, self.redaction)
         async with aclosing(chunks):
             async for chunk in chunks:
-                if run_manager:
-                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
 
     async def _first_that_answers(
@@ -234,14 +216,8 @@ class Model(BaseChatModel):
             return SemanticCache(self.store, self.settings.cache_seconds, self.settings.cache_similarity)
         return board.cache
 
-    def _is_first_choice(self, answer: AIMessage) -> bool:
+    def _is_first_choice(self, answer: AIMessageChunk) -> bool:
         return answer.response_metadata.get("endpoint") in [endpoint.name for endpoint in self.chain[0]]
-
-    async def _agenerate(self, *args: Any, **options: Any) -> ChatResult:
-        return await agenerate_from_stream(self._astream(*args, **options))
-
-    def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
-        raise NotImplementedError("this model is asynchronous only: use ainvoke or astream")
 
 
 def _most_telling(failures: Sequence[Exception]) -> Exception:

@@ -11,13 +11,12 @@ import asyncio
 import json
 import re
 import uuid
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
-from langchain_core.language_models.chat_models import generate_from_stream
+from langchain_core.language_models.chat_models import agenerate_from_stream
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import tool_call_chunk
@@ -40,9 +39,12 @@ _SKILLS = (
 _LONGEST_REQUEST = 2_000
 _PARTS = re.compile(r"\s*(?:;|,?\s+and\s+then\s+)\s*", re.IGNORECASE)
 _POLITE = re.compile(r"^(?:please|can you|could you|now|then)\s+", re.IGNORECASE)
-_SEND = re.compile(r"^send\s+(?P<body>.+)\s+to\s+(?P<recipient>.+?)[.!]?$", re.IGNORECASE | re.DOTALL)
-_FETCH = re.compile(r"^(?:fetch|read)\s+(?P<url>https?://\S+)$", re.IGNORECASE)
-_REFUND = re.compile(r"^refund\s+(?P<amount>\d{1,9}(?:\.\d{1,2})?)\s+for\s+order\s+(?P<order>\S+)$", re.IGNORECASE)
+_REQUESTS: Mapping[str, re.Pattern[str]] = {
+    "send_message": re.compile(r"^send\s+(?P<body>.+)\s+to\s+(?P<recipient>.+?)[.!]?$", re.IGNORECASE | re.DOTALL),
+    "fetch_page": re.compile(r"^(?:fetch|read)\s+(?P<url>https?://\S+)$", re.IGNORECASE),
+    "refund": re.compile(r"^refund\s+(?P<amount>\d{1,9}(?:\.\d{1,2})?)\s+for\s+order\s+(?P<order>\S+)$", re.IGNORECASE),
+}
+"""What is asked of which tool; the groups are its arguments."""
 _ASK = re.compile(
     r"^(?:calculate|compute|work out|how much is|what is|what's|what are|look up|lookup|explain"
     r"|tell me about)\s+(?P<topic>.+?)[?.!]*$",
@@ -65,28 +67,17 @@ class Reply:
 def plan(messages: Sequence[BaseMessage], tools: Collection[str]) -> Reply:
     """The next answer in the conversation, using only the named tools. Pure."""
     notice = "" if any(isinstance(message, AIMessage) for message in messages) else NOTICE
-    if results := _results_since_the_question(messages):
-        return Reply(notice + _report(messages, results))
-    question = next((_bare(message) for message in reversed(messages) if isinstance(message, HumanMessage)), "")
+    asked = max((index for index, message in enumerate(messages) if isinstance(message, HumanMessage)), default=-1)
+    if results := [message for message in messages[asked + 1 :] if isinstance(message, ToolMessage)]:
+        calls = {
+            call["id"]: call for message in messages if isinstance(message, AIMessage) for call in message.tool_calls
+        }
+        return Reply(notice + " ".join(_sentence(calls.get(result.tool_call_id), result) for result in results))
+    question = _bare(messages[asked]) if asked >= 0 else ""
     if len(question) > _LONGEST_REQUEST:
         return Reply(f"{notice}That is more than I can read. {_SKILLS}")
-    calls = [call for part in _PARTS.split(question.strip()) if (call := _call_for(part)) and call[0] in tools]
-    return Reply(notice, calls) if calls else Reply(notice + _small_talk(question))
-
-
-def _results_since_the_question(messages: Sequence[BaseMessage]) -> list[ToolMessage]:
-    results: list[ToolMessage] = []
-    for message in reversed(messages):
-        if isinstance(message, HumanMessage):
-            break
-        if isinstance(message, ToolMessage):
-            results.insert(0, message)
-    return results
-
-
-def _report(messages: Sequence[BaseMessage], results: Sequence[ToolMessage]) -> str:
-    asked = {call["id"]: call for message in messages if isinstance(message, AIMessage) for call in message.tool_calls}
-    return " ".join(_sentence(asked.get(result.tool_call_id), result) for result in results)
+    wanted = [call for part in _PARTS.split(question.strip()) if (call := _call_for(part)) and call[0] in tools]
+    return Reply(notice, wanted) if wanted else Reply(notice + _small_talk(question))
 
 
 def _sentence(call: Any, result: ToolMessage) -> str:
@@ -95,9 +86,7 @@ def _sentence(call: Any, result: ToolMessage) -> str:
         return f"{name} did not work out: {_bare(result)}"
     if name == "calculator" and call:
         return f"{call['args'].get('expression')} = {_bare(result)}."
-    if name == "lookup_knowledge":
-        return f"My notes say: {_bare(result)}"
-    return _bare(result)
+    return f"My notes say: {_bare(result)}" if name == "lookup_knowledge" else _bare(result)
 
 
 def _bare(message: BaseMessage) -> str:
@@ -108,12 +97,10 @@ def _bare(message: BaseMessage) -> str:
 
 def _call_for(part: str) -> tuple[str, dict[str, Any]] | None:
     request = _POLITE.sub("", part.strip())
-    if sending := _SEND.match(request):
-        return "send_message", {"recipient": sending["recipient"].strip(), "body": sending["body"].strip()}
-    if fetching := _FETCH.match(request):
-        return "fetch_page", {"url": fetching["url"]}
-    if refunding := _REFUND.match(request):
-        return "refund", {"order": refunding["order"], "amount": float(refunding["amount"])}
+    for name, pattern in _REQUESTS.items():
+        if match := pattern.match(request):
+            said = match.groupdict()
+            return name, {key: float(text) if key == "amount" else text.strip() for key, text in said.items()}
     asking = _ASK.match(request)
     topic = asking["topic"].strip() if asking else request.rstrip("?=. ")
     if _ARITHMETIC.match(topic):
@@ -129,89 +116,54 @@ def _small_talk(text: str) -> str:
     return f'You said: "{text.strip()}". {_SKILLS}'
 
 
-class OfflineStandIn(BaseChatModel):
-    """A streaming chat model that runs `plan`. `token_seconds`: the pause before each token."""
+class StreamingModel(BaseChatModel):
+    """A chat model that streams, and is asynchronous only."""
 
     streaming: bool = True
+
+    def bind_tools(
+        self, tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool], **kwargs: Any
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Offer tools, in the shape that every provider's `bind_tools` takes."""
+        return self.bind(tools=[convert_to_openai_tool(offered) for offered in tools], **kwargs)
+
+    async def _agenerate(self, *args: Any, **options: Any) -> ChatResult:
+        return await agenerate_from_stream(self._astream(*args, **options))
+
+    def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+        raise NotImplementedError("this model is asynchronous only: use ainvoke or astream")
+
+
+class OfflineStandIn(StreamingModel):
+    """Answers as `plan` says. `token_seconds`: the pause before each token."""
+
     token_seconds: float = 0.0
 
     @property
     def _llm_type(self) -> str:
         return NAME
 
-    def bind_tools(
-        self,
-        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
-        *,
-        tool_choice: str | None = None,  # noqa: ARG002 - scripted skills have no use for it
-        **kwargs: Any,
-    ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Offer tools; `tool_choice` is accepted and makes no difference."""
-        return self.bind(tools=[convert_to_openai_tool(offered) for offered in tools], **kwargs)
-
-    def _generate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
-        return generate_from_stream(self._stream(messages, stop, run_manager, **kwargs))
-
-    def _stream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,  # noqa: ARG002 - a fixed signature
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> Iterator[ChatGenerationChunk]:
-        for chunk in _chunks(messages, kwargs):
-            if run_manager:
-                run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-            yield chunk
-
     async def _astream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,  # noqa: ARG002 - a fixed signature
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        self, messages: list[BaseMessage], *_: Any, **options: Any
     ) -> AsyncIterator[ChatGenerationChunk]:
-        for chunk in _chunks(messages, kwargs):
+        for message in _spoken(messages, [offered["function"]["name"] for offered in options.get("tools", [])]):
             # Even at 0 this gives way, as a network would: one thread's answer never holds up another's.
             await asyncio.sleep(self.token_seconds)
-            if run_manager:
-                await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-            yield chunk
+            yield ChatGenerationChunk(message=message)
 
 
-def _chunks(messages: list[BaseMessage], options: dict[str, Any]) -> Iterator[ChatGenerationChunk]:
-    tools = [offered["function"]["name"] for offered in options.get("tools", [])]
+def _spoken(messages: Sequence[BaseMessage], tools: Collection[str]) -> Iterator[AIMessageChunk]:
     reply = plan(messages, tools)
     tokens = _TOKEN.findall(reply.text)
     for token in tokens:
-        yield ChatGenerationChunk(message=AIMessageChunk(content=token))
-    written = len(tokens)
+        yield AIMessageChunk(content=token)
     for index, (name, args) in enumerate(reply.calls):
-        pieces = _TOKEN.findall(json.dumps(args))
-        written += len(pieces)
-        yield _call_chunk(index, name, pieces[0], f"call_{uuid.uuid4().hex}")
-        for piece in pieces[1:]:
-            yield _call_chunk(index, None, piece, None)
-    yield _last_chunk(sum(len(str(message.content)) for message in messages) // 4, written, bool(reply.calls))
-
-
-def _call_chunk(index: int, name: str | None, args: str, call_id: str | None) -> ChatGenerationChunk:
-    chunk = tool_call_chunk(name=name, args=args, id=call_id, index=index)
-    return ChatGenerationChunk(message=AIMessageChunk(content="", tool_call_chunks=[chunk]))
-
-
-def _last_chunk(read: int, written: int, calls: bool) -> ChatGenerationChunk:
-    return ChatGenerationChunk(
-        message=AIMessageChunk(
-            content="",
-            response_metadata={"model_name": NAME, "finish_reason": "tool_calls" if calls else "stop"},
-            usage_metadata=UsageMetadata(input_tokens=read, output_tokens=written, total_tokens=read + written),
-            chunk_position="last",
-        )
+        call = tool_call_chunk(name=name, args=json.dumps(args), id=f"call_{uuid.uuid4().hex}", index=index)
+        yield AIMessageChunk(content="", tool_call_chunks=[call])
+    read, written = sum(len(str(message.content)) for message in messages) // 4, len(tokens) + 8 * len(reply.calls)
+    yield AIMessageChunk(
+        content="",
+        response_metadata={"model_name": NAME, "finish_reason": "tool_calls" if reply.calls else "stop"},
+        usage_metadata=UsageMetadata(input_tokens=read, output_tokens=written, total_tokens=read + written),
+        chunk_position="last",
     )

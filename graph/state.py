@@ -41,17 +41,13 @@ of this turn it was (from 1), the seconds that the other side asked us to wait, 
 
 
 class Purse(TypedDict):
-    """What the thread has spent (A12), and may: `budget` in dollars, `limit` as far as a human has raised it.
-
-    `warned`: that 80 % are spent was said.
-    """
+    """What the thread has spent (A12), and may: `budget` in dollars, `limit` as far as a human has raised it."""
 
     run_id: str | None
     run: Spending
     thread: Spending
     budget: float | None
     limit: float | None
-    warned: bool
 
 
 class State(TypedDict):

@@ -10,16 +10,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
-from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.messages.utils import count_tokens_approximately
-from langchain_core.tools import BaseTool
 from langgraph.constants import TAG_NOSTREAM
 
 from graph.guards import in_text, texts, untrusted
+from graph.messages import call_ids
 
 SUMMARY_LIMIT = 4_000
 SHORTEST = 400
@@ -36,16 +34,15 @@ _SUMMARIZE = (
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """What is sent (without a system prompt), what is left out, oldest first, and the summary as it was."""
+    """What is sent (without a system prompt), and what is left out, oldest first."""
 
     messages: list[BaseMessage]
     cut: list[BaseMessage]
-    summary: str = ""
 
 
-def count(messages: Sequence[BaseMessage], tools: Sequence[BaseTool | dict[str, Any]] = ()) -> int:
+def count(messages: Sequence[BaseMessage]) -> int:
     """About how many tokens the model reads: a token per four bytes, and a little per message."""
-    return sum(map(_size, messages)) + count_tokens_approximately([], tools=list(tools))
+    return sum(map(_size, messages))
 
 
 def _size(message: BaseMessage) -> int:
@@ -55,41 +52,27 @@ def _size(message: BaseMessage) -> int:
     return count_tokens_approximately([message]) + math.ceil(beyond_ascii / 4)
 
 
-def fit(messages: Sequence[BaseMessage], limit: int, summary: str = "") -> Fitted:
-    """The newest messages that fit into `limit` tokens together with the summary, from a user's message on.
+def fit(messages: Sequence[BaseMessage], limit: int) -> Fitted:
+    """The newest messages that fit into `limit` tokens, from a user's message on.
 
     Results whose call is not there are left out. More than `limit` is returned only if nothing is left to shorten.
     """
-    limit -= count([summary_message(summary)]) if summary else 0
-    owners = _owners(messages)
-    start = _start(messages, owners, limit)
-    kept = [message for message, owner in zip(messages, owners, strict=True) if owner >= start]
-    cut = [message for message, owner in zip(messages, owners, strict=True) if owner < start]
-    return Fitted(_shortened_to(kept, limit), cut, summary)
+    called = {call_id for message in messages for call_id in call_ids(message)}
+    sound = [m for m in messages if not isinstance(m, ToolMessage) or m.tool_call_id in called]
+    sizes, starts = list(map(_size, sound)), _starts(sound)
+    start = next((start for start in starts if sum(sizes[start:]) <= limit), starts[-1])
+    return Fitted(_shortened_to(sound[start:], limit), sound[:start])
 
 
-def _owners(messages: Sequence[BaseMessage]) -> list[int]:
-    """Where the message is that each one belongs to: a result's call (-1 if there is none), or itself."""
-    callers: dict[str | None, int] = {}
-    owners: list[int] = []
+def _starts(messages: Sequence[BaseMessage]) -> list[int]:
+    """Where a prompt may begin: at the front, and where a user speaks when every call before has its result."""
+    answered = {m.tool_call_id: index for index, m in enumerate(messages) if isinstance(m, ToolMessage)}
+    starts, settled = [0], 0
     for index, message in enumerate(messages):
-        owners.append(callers.get(message.tool_call_id, -1) if isinstance(message, ToolMessage) else index)
-        if isinstance(message, AIMessage):
-            callers |= {call["id"]: index for call in [*message.tool_calls, *message.invalid_tool_calls]}
-    return owners
-
-
-def _start(messages: Sequence[BaseMessage], owners: Sequence[int], limit: int) -> int:
-    """Where to begin so that no result is parted from its call, and the last turn is whole."""
-    sizes = [_size(message) if owner >= 0 else 0 for message, owner in zip(messages, owners, strict=True)]
-    tokens = list(accumulate(reversed(sizes)))[::-1]
-    oldest = [owner if owner >= 0 else index for index, owner in enumerate(owners)]
-    reach = list(accumulate(reversed(oldest), min))[::-1]
-    users = [index for index, message in enumerate(messages) if isinstance(message, HumanMessage)]
-    last = users[-1] if users else len(messages)
-    whole = [index for index, owner in enumerate(owners) if owner == reach[index] == index and index <= last]
-    good = {*whole[:1], *users} if users else {*whole}
-    return min((index for index in whole if index in good and tokens[index] <= limit), default=max(whole, default=0))
+        if isinstance(message, HumanMessage) and settled < index:
+            starts.append(index)
+        settled = max([settled, *(answered.get(call_id, 0) for call_id in call_ids(message))])
+    return starts
 
 
 def _shortened_to(messages: list[BaseMessage], limit: int) -> list[BaseMessage]:

@@ -361,7 +361,3 @@ async def test_the_stand_in_streams_tokens_calls_and_usage(talk):
     assert last.response_metadata["model_name"] == "holdfast-offline-stand-in"
     assert last.usage_metadata["total_tokens"] > 0
     assert last.text.startswith("6*7 = 42. My notes say: Threads:")
-
-
-def test_the_stand_in_also_answers_without_an_event_loop():
-    assert standin.OfflineStandIn().invoke("hello").text.startswith(standin.NOTICE)
