@@ -26,7 +26,7 @@ from holdfast.rules.approval import Policies
 from holdfast.rules.thread import Ttl
 from holdfast.sections import ThreadTtl
 from holdfast.settings import Settings
-from holdfast.telemetry.metrics import Metrics
+from holdfast.telemetry.instruments import Instruments
 from holdfast.wire import sse
 from holdfast.worker.checkpointers import opened_checkpointer
 from holdfast.worker.graphs import Graphs
@@ -63,7 +63,7 @@ class Parts:
     pruner: Pruner
     post: Post | None
     ttl: ThreadTtl
-    metrics: Metrics
+    instruments: Instruments
 
 
 async def opened(
@@ -73,6 +73,7 @@ async def opened(
     post: Post | None,
     urls: tuple[str, str | None],
     stack: AsyncExitStack,
+    instruments: Instruments,
 ) -> Parts:
     """Open what the API and a worker share; it closes with the stack."""
     url, listen_url = urls
@@ -118,7 +119,7 @@ async def opened(
         pruner=Pruner(database, threads, graphs, store, events),
         post=post,
         ttl=ttl,
-        metrics=Metrics(),
+        instruments=instruments,
     )
 
 

@@ -26,6 +26,7 @@ from holdfast.project import Project, load_project
 from holdfast.rules.recovery import SUSPECT_AFTER
 from holdfast.sections import StoreTtl
 from holdfast.settings import Settings
+from holdfast.telemetry.instruments import instrumented
 from holdfast.telemetry.logs import configure_logging
 from holdfast.wire.alerts import alert_plan
 from holdfast.worker import exits
@@ -124,8 +125,10 @@ async def run_alone(settings: Settings, suspect: UUID, ready: Callable[[], None]
         failed, over = asyncio.Event(), asyncio.Event()
         tasks = Tasks(failed)
         prepare(settings)
+        instruments = stack.enter_context(instrumented(settings, environment(project)))
         graphs = await Graphs.load(project)
-        parts = await opened(settings, project, graphs, None, (settings.database_url, settings.listen_url), stack)
+        urls = settings.database_url, settings.listen_url
+        parts = await opened(settings, project, graphs, None, urls, stack, instruments)
         if alert_plan(project.sections.alerts, settings, project.sections.webhooks.env_prefix, environment(project)):
             take_up_raised(Alerts(parts.database), stack, tasks)
         worker = Worker(uuids.uuid7(), _workshop(parts, None), slots=1)
@@ -189,7 +192,8 @@ def _workshop(parts: Parts, courier: Courier | None) -> Workshop:
         parts.settings.run_timeout_seconds,
         parts.project.sections.healing.dangling_tool_calls,
         courier,
-        parts.metrics,
+        parts.instruments.metrics,
+        parts.instruments.traces,
     )
 
 

@@ -96,6 +96,9 @@ class Metrics:
         self.lag_seconds = Histogram(
             "holdfast_loop_lag_seconds", "How late the event loop was", buckets=_LAGS, registry=registry
         )
+        self.spans_lost = Counter(
+            "holdfast_trace_spans_lost", "Spans of traces that did not arrive", ["place"], registry=registry
+        )
         built = Gauge(
             "holdfast_build_info",
             "1; the labels say what serves here",
