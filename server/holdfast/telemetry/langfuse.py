@@ -1,11 +1,9 @@
 """Langfuse, where LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY say so: what graphs do, by Langfuse's SDK.
 
 One client per process, with a queue and a thread of its own, made before the project's code is loaded: a graph that
-asks the SDK for its client (prompts, scores, `@observe`) gets this one. The SDK's callback handler is an object for each
-execution: what a cancelled run leaves in it would stay in one that lives as long as the process.
-
-It is called on the event loop, not in a thread as LangChain would: what it puts into the context, the node that is being
-executed finds there. Interrupts are no errors to it.
+asks the SDK for its client (prompts, scores, `@observe`) gets this one. The SDK's callback handler is made for each
+execution (`langfusecallbacks.py`): what a cancelled run leaves in it would stay in one that lives as long as the
+process.
 """
 
 from __future__ import annotations
@@ -14,14 +12,10 @@ import os
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from holdfast import __version__
 from holdfast.errors import SettingsError
 from holdfast.telemetry.traces import Traced, TracedRun
-
-if TYPE_CHECKING:
-    from langfuse import Langfuse
 
 PLACE = "Langfuse"
 CLOUD = "https://cloud.langfuse.com"
@@ -45,27 +39,30 @@ def is_configured(environment: Mapping[str, str]) -> bool:
 
 
 class LangfuseTracer:
-    """Traces graphs into Langfuse."""
+    """Traces graphs into Langfuse. `rate`: the share of traces that are kept."""
 
-    def __init__(self, client: Langfuse, public_key: str) -> None:
-        self._client = client
+    def __init__(self, public_key: str, rate: float) -> None:
         self._public_key = public_key
+        self._rate = rate
 
     @contextmanager
     def executing(self, run: TracedRun) -> Iterator[Traced]:
         """Trace an execution, with its thread as the session and its owner as the user."""
         from langfuse import propagate_attributes
-        from langfuse.langchain import CallbackHandler
 
-        handler = CallbackHandler(public_key=self._public_key)
-        handler.run_inline = True
+        from holdfast.telemetry.langfusecallbacks import Callbacks
+        from holdfast.telemetry.spans import is_kept
+
+        if not is_kept(int(run.trace_id, 16), self._rate):
+            yield Traced()
+            return
         with propagate_attributes(
             trace_name=run.graph_id,
             session_id=run.thread_id,
             user_id=run.owner[:MOST_OF_AN_ID],
             tags=[run.graph_id, run.assistant_id],
         ):
-            yield Traced([handler])
+            yield Traced([Callbacks(public_key=self._public_key)])
 
 
 @contextmanager
@@ -89,6 +86,7 @@ def langfuse(
     base_url = (environment.get("LANGFUSE_BASE_URL") or environment.get("LANGFUSE_HOST") or CLOUD).rstrip("/")
     release = environment.get("LANGFUSE_RELEASE") or environment.get("HOLDFAST_RELEASE") or f"holdfast-{__version__}"
     stage = environment.get("LANGFUSE_TRACING_ENVIRONMENT") or "default"
+    rate = rate_in(environment, "LANGFUSE_SAMPLE_RATE")
     waiting = Waiting(PLACE, lost)
     attributes = LangfuseOtelSpanAttributes
     exporter = OTLPSpanExporter(
@@ -113,14 +111,10 @@ def langfuse(
         base_url=base_url,
         release=release,
         environment=stage,
-        tracer_provider=Provider(
-            {attributes.ENVIRONMENT: stage, attributes.RELEASE: release},
-            rate_in(environment, "LANGFUSE_SAMPLE_RATE"),
-            waiting,
-        ),
+        tracer_provider=Provider({attributes.ENVIRONMENT: stage, attributes.RELEASE: release}, rate, waiting),
         span_exporter=outlet,
     )
     try:
-        yield LangfuseTracer(client, public_key)
+        yield LangfuseTracer(public_key, rate)
     finally:
         within_deadline(client.shutdown)

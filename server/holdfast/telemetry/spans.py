@@ -71,12 +71,20 @@ class _Ids(RandomIdGenerator):
         return False
 
 
-class _Sampler(TraceIdRatioBased):
-    """Keeps a share of all traces, each as a whole, on whichever replica its runs are.
+RANDOM_BITS = 56
 
-    A run's id is a UUIDv7, in which the variant stands where OpenTelemetry looks, at 64 bits: of such ids it keeps none
-    at rates up to a half, and all from three quarters on. The last 56 bits are random.
+
+def is_kept(trace_id: int, rate: float) -> bool:
+    """Whether a trace is among the share that is kept, as a whole and on every replica.
+
+    A run's id is a UUIDv7. OpenTelemetry's own sampler looks at the last 64 bits, where its variant stands: of such ids
+    it keeps none at rates up to a half, and all from three quarters on. The last 56 bits are random.
     """
+    return trace_id % 2**RANDOM_BITS < round(rate * 2**RANDOM_BITS)
+
+
+class _Sampler(TraceIdRatioBased):
+    """Keeps the traces that `is_kept` keeps."""
 
     def should_sample(
         self,
@@ -209,7 +217,7 @@ class Outlet(SpanExporter):
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         try:
             with _overheard() as reasons:
-                result = self._exporter.export([self._masked(span) for span in spans])
+                result = self._exporter.export(_Masking(self._secrets, self._ids).of(spans))
         finally:
             self._waiting.left(spans)
         if result is SpanExportResult.SUCCESS:
@@ -223,6 +231,18 @@ class Outlet(SpanExporter):
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         return self._exporter.force_flush(timeout_millis)
+
+
+class _Masking:
+    """Masks the spans of a batch, each text once: what one step puts out the next one takes in."""
+
+    def __init__(self, secrets: Sequence[str], ids: frozenset[str]) -> None:
+        self._secrets = secrets
+        self._ids = ids
+        self._known: dict[str, str] = {}
+
+    def of(self, spans: Sequence[ReadableSpan]) -> list[ReadableSpan]:
+        return [self._masked(span) for span in spans]
 
     def _masked(self, span: ReadableSpan) -> ReadableSpan:
         return ReadableSpan(
@@ -251,6 +271,11 @@ class Outlet(SpanExporter):
         return value
 
     def _text(self, text: str) -> str:
+        if (masked := self._known.get(text)) is None:
+            masked = self._known[text] = self._looked_through(text)
+        return masked
+
+    def _looked_through(self, text: str) -> str:
         if len(text) <= MOST_CHARACTERS:
             return mask(text, self._secrets)
         # A secret that the cut would go through is seen as a whole, or is behind the end.
