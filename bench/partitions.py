@@ -34,11 +34,9 @@ from holdfast.db.sql import statements
 BLOCKS_PER_RUN = 20
 RUNS_PER_THREAD = 5
 CHECKPOINTS_PER_THREAD = 25
-HOURS = 2
-"""The age of the oldest block; half of the log has expired."""
-
 TTL_SECONDS = 3600.0
-HASHES = 16
+"""The oldest block is of two hours ago: half of the log has expired."""
+
 LOOKS = 2_000
 GROUPS = 400
 GROUP = 32

@@ -121,6 +121,13 @@ def _holdfast(port: int, place: Path, database: str | None, *, processes: int = 
     return Launch(command, {"PYTHONPATH": str(ROOT / "server")})
 
 
+def _traced(port: int, place: Path, database: str | None, *, kind: str) -> Launch:
+    """This tree, with a tracer on."""
+    launch = _holdfast(port, place, database)
+    path = f"{launch.environment['PYTHONPATH']}{os.pathsep}{ROOT}"
+    return Launch([sys.executable, "-m", "bench.sink", kind, *launch.command], {"PYTHONPATH": path})
+
+
 def _handrolled(port: int, _: Path, database: str | None) -> Launch:
     command = [sys.executable, "-m", "uvicorn", "bench.handrolled:app", "--port", str(port)]
     return Launch(command, {"DATABASE_URL": str(database), "PYTHONPATH": str(ROOT)})
@@ -149,6 +156,8 @@ def _project_in(place: Path) -> Path:
 LAUNCHES: dict[str, Callable[[int, Path, str | None], Launch]] = {
     "holdfast": _holdfast,
     TWO_PROCESSES: partial(_holdfast, processes=2),
+    "holdfast-langfuse": partial(_traced, kind="langfuse"),
+    "holdfast-otlp": partial(_traced, kind="otlp"),
     "handrolled": _handrolled,
     "official": _official,
     "aegra": _aegra,

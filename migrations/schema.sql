@@ -158,6 +158,7 @@ CREATE TABLE holdfast.runs (
     held boolean NOT NULL DEFAULT false,
     priority smallint NOT NULL DEFAULT 0 CHECK (priority BETWEEN -10 AND 10),
     isolated_until timestamptz,
+    trace_id uuid,
     CONSTRAINT held_runs_wait_for_an_answer
         CHECK (NOT held OR (status = 'pending' AND on_pending_interrupt = 'enqueue')),
     CONSTRAINT running_runs_are_claimed
@@ -172,6 +173,7 @@ COMMENT ON COLUMN holdfast.runs.started_at IS 'when it was claimed for the first
 COMMENT ON COLUMN holdfast.runs.on_pending_interrupt IS 'what becomes of the run while its thread asks something';
 COMMENT ON COLUMN holdfast.runs.held IS 'waits until its thread asks nothing more; answers overtake it';
 COMMENT ON COLUMN holdfast.runs.isolated_until IS 'a process of its own is being started for it; until then by nobody else';
+COMMENT ON COLUMN holdfast.runs.trace_id IS 'the trace that it is part of; NULL: its own, whose id is run_id';
 CREATE UNIQUE INDEX one_running_run_per_thread ON holdfast.runs (thread_id) WHERE status = 'running';
 -- The queue of each owner by rank, which never changes: one step of priority is worth a minute of waiting.
 CREATE INDEX runs_to_claim ON holdfast.runs

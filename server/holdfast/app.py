@@ -56,9 +56,9 @@ from holdfast.project import Project, load_project
 from holdfast.rules.caller import LOCAL
 from holdfast.rules.webhook import UrlPolicy
 from holdfast.settings import Settings
+from holdfast.telemetry.instruments import instrumented
 from holdfast.telemetry.logs import configure_logging
 from holdfast.telemetry.looplag import watching
-from holdfast.telemetry.sentry import reporting
 from holdfast.wire.alerts import alert_plan
 from holdfast.wire.webhooks import custom_headers
 from holdfast.worker.alerting import check_channels
@@ -172,7 +172,7 @@ async def _assembled(
     sibling: Sibling | None,
 ) -> AsyncIterator[tuple[Running, str]]:
     async with AsyncExitStack() as stack:
-        stack.enter_context(reporting(settings, project.environment()))
+        instruments = stack.enter_context(instrumented(settings, project.environment()))
         post = _post(settings, project, base_url)
         _check_escalations(project, post)
         _check_owners(project, settings)
@@ -184,18 +184,18 @@ async def _assembled(
         )
         gate, custom = await _own_code(settings, project, graphs, part, stack)
         await migrate(listen_url or url, vector_dims=project.vector_dims)
-        parts = await opened(settings, project, graphs, post, (url, listen_url), stack)
+        parts = await opened(settings, project, graphs, post, (url, listen_url), stack, instruments)
         board = sibling.board if sibling else None
         worker = await working(parts, stack, tasks, board) if part != "api" else None
         if worker is None:
             _tell_alerts(parts, stack, tasks)
         tasks.start("bell", parts.bell.listen(), may_end=True)
         tasks.start("news", parts.events.watch())
-        tasks.start("figures", keep_figures(parts.metrics, parts.database, parts.replica))
+        tasks.start("figures", keep_figures(parts.instruments.metrics, parts.database, parts.replica))
         if parts.replica is not None:
             tasks.start("replica", parts.replica.watch())
         stack.push_async_callback(tasks.stop)
-        stack.enter_context(watching(settings.loop_lag_seconds, parts.metrics.lag_seconds))
+        stack.enter_context(watching(settings.loop_lag_seconds, parts.instruments.metrics.lag_seconds))
         services = _services(parts, worker or Idle(), gate)
         if worker is not None:
             tasks.start("crons", keep_looking(partial(fire_due, parts.crons, partial(fire, services)), "crons"))
@@ -209,7 +209,7 @@ def _tell_alerts(parts: Parts, stack: AsyncExitStack, tasks: Tasks) -> None:
     """Watch, and send alerts, without a worker: that none is alive has to be told, too."""
     if parts.post is None or parts.post.alerts is None:
         return
-    courier = Courier(None, parts.deliveries, parts.post, parts.metrics)
+    courier = Courier(None, parts.deliveries, parts.post, parts.instruments.metrics)
     tasks.start("webhooks", courier.run())
     watch(parts, courier, stack, tasks)
 
@@ -240,7 +240,7 @@ def _services(parts: Parts, dispatcher: Dispatcher, gate: Gate) -> Services:
         crons=parts.crons,
         approvals=parts.approvals,
         policies=parts.policies,
-        traffic=Traffic(parts.metrics),
+        traffic=Traffic(parts.instruments.metrics),
     )
 
 

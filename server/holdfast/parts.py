@@ -27,7 +27,7 @@ from holdfast.rules.approval import Policies
 from holdfast.rules.thread import Ttl
 from holdfast.sections import ThreadTtl
 from holdfast.settings import Settings
-from holdfast.telemetry.metrics import Metrics
+from holdfast.telemetry.instruments import Instruments
 from holdfast.wire import sse
 from holdfast.worker.checkpointers import opened_checkpointer
 from holdfast.worker.graphs import Graphs
@@ -65,7 +65,7 @@ class Parts:
     pruner: Pruner
     post: Post | None
     ttl: ThreadTtl
-    metrics: Metrics
+    instruments: Instruments
 
 
 async def opened(
@@ -75,12 +75,12 @@ async def opened(
     post: Post | None,
     urls: tuple[str, str | None],
     stack: AsyncExitStack,
+    instruments: Instruments,
 ) -> Parts:
     """Open what the API and a worker share; it closes with the stack."""
     url, listen_url = urls
-    metrics = Metrics()
     is_pooled = settings.pooler == "transaction"
-    database = Database(url, size=settings.pool_size, transaction_pooler=is_pooled, metrics=metrics)
+    database = Database(url, size=settings.pool_size, transaction_pooler=is_pooled, metrics=instruments.metrics)
     await database.open()
     stack.push_async_callback(database.close)
     database.reader = replica = await _replica(settings, database, stack)
@@ -124,7 +124,7 @@ async def opened(
         pruner=Pruner(database, threads, graphs, store, events),
         post=post,
         ttl=ttl,
-        metrics=metrics,
+        instruments=instruments,
     )
 
 

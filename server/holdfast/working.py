@@ -25,6 +25,7 @@ from holdfast.project import load_project
 from holdfast.rules.recovery import SUSPECT_AFTER
 from holdfast.sections import StoreTtl
 from holdfast.settings import Settings
+from holdfast.telemetry.instruments import instrumented
 from holdfast.telemetry.logs import configure_logging
 from holdfast.wire.alerts import alert_plan
 from holdfast.worker import exits
@@ -48,7 +49,7 @@ LAST_SECONDS = 5.0
 async def working(parts: Parts, stack: AsyncExitStack, tasks: Tasks, board: Board | None) -> Worker:
     """The worker and its side tasks, at work; `board` if there are siblings."""
     settings, worker_id = parts.settings, uuids.uuid7()
-    courier = Courier(worker_id, parts.deliveries, parts.post, parts.metrics) if parts.post else None
+    courier = Courier(worker_id, parts.deliveries, parts.post, parts.instruments.metrics) if parts.post else None
     places = {"HOLDFAST_CONFIG": str(settings.config), "HOLDFAST_DATA_DIR": str(settings.data_dir)}
     isolation = Isolation(parts.queue, places | {"DATABASE_URL": parts.urls[0]})
     shop = _workshop(parts, courier)
@@ -123,8 +124,10 @@ async def run_alone(settings: Settings, suspect: UUID, ready: Callable[[], None]
         failed, over = asyncio.Event(), asyncio.Event()
         tasks = Tasks(failed)
         prepare(settings)
+        instruments = stack.enter_context(instrumented(settings, project.environment()))
         graphs = await Graphs.load(project)
-        parts = await opened(settings, project, graphs, None, (settings.database_url, settings.listen_url), stack)
+        urls = settings.database_url, settings.listen_url
+        parts = await opened(settings, project, graphs, None, urls, stack, instruments)
         if alert_plan(project.sections.alerts, settings, project.sections.webhooks.env_prefix, project.environment()):
             take_up_raised(Alerts(parts.database), stack, tasks)
         worker = Worker(uuids.uuid7(), _workshop(parts, None), slots=1)
@@ -183,7 +186,8 @@ def _workshop(parts: Parts, courier: Courier | None) -> Workshop:
         parts.settings.run_timeout_seconds,
         parts.project.sections.healing.dangling_tool_calls,
         courier,
-        parts.metrics,
+        parts.instruments.metrics,
+        parts.instruments.traces,
     )
 
 

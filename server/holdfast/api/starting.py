@@ -25,6 +25,7 @@ from holdfast.rules.approval import OnPending, stricter
 from holdfast.rules.caller import Caller, Sight
 from holdfast.rules.command import bind_resume
 from holdfast.rules.headers import visible
+from holdfast.rules.trace import TRACEPARENT, named_trace, trace_of
 from holdfast.sections import HeaderPatterns
 from holdfast.wire import codec
 from holdfast.wire.idempotency import HEADER, key_name, request_digest
@@ -50,7 +51,8 @@ class Origin:
 
     The same `operation` with the same body under one `idempotency_key` starts one run. Without a request the key may be
     anything that is as unique as the run shall be, and the operation stays empty.
-    `firing` is the due time of the cron that starts it, `expiring` the approval whose deadline does.
+    `firing` is the due time of the cron that starts it, `expiring` the approval whose deadline does. `trace_id` is the
+    trace that the caller is in (`rules/trace.py`).
     """
 
     request_id: str
@@ -59,6 +61,7 @@ class Origin:
     operation: str = ""
     firing: Firing | None = None
     expiring: UUID | None = None
+    trace_id: UUID | None = None
 
     @property
     def is_ours(self) -> bool:
@@ -84,6 +87,7 @@ def origin(request: Request) -> Origin:
         headers=visible(request.headers.items(), includes=patterns.includes, excludes=patterns.excludes),
         idempotency_key=key_name(request.headers.getlist(HEADER)),
         operation=request.url.path,
+        trace_id=named_trace(request.headers.getlist(TRACEPARENT)),
     )
 
 
@@ -197,6 +201,8 @@ async def _new_run(
         priority=body.priority,
         on_pending=on_pending,
         expiring=origin.expiring,
+        continues=thread_id is not None and body.continues,
+        trace_id=origin.trace_id,
     )
 
 
@@ -247,6 +253,7 @@ async def _admit(with_: Services, who: Caller, new: NewRun, key: Key | None) -> 
             with_.dispatcher.release()
         raise
     if admitted.claimed is not None:
+        bind_contextvars(trace_id=trace_of(new.run_id, admitted.claimed.trace_id))
         with_.dispatcher.start(admitted.claimed)
     elif worker_id is not None:
         with_.dispatcher.release()

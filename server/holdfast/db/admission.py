@@ -75,6 +75,10 @@ class NewRun:
     """What becomes of new input while the thread asks something."""
     expiring: UUID | None = None
     """The approval whose deadline gives this answer."""
+    continues: bool = False
+    """It brings nothing: its thread goes on where it stopped."""
+    trace_id: UUID | None = None
+    """The caller's trace, of which a run is part that neither answers nor continues; None: it begins one."""
 
     @property
     def stamp(self) -> dict[str, str]:
@@ -106,7 +110,8 @@ class _Arrival:
     def is_simple(self) -> bool:
         """Whether nothing has to be decided if its thread is quiet."""
         new = self.new
-        decides = new.answers, new.thread_status, new.firing, new.after_seconds or None, new.expiring
+        delay, goes_on = new.after_seconds or None, new.continues or None
+        decides = new.answers, new.thread_status, new.firing, new.expiring, delay, goes_on
         return self.caller.sight is not Sight.MATCHING and all(reason is None for reason in decides)
 
     def claimed(self, row: DictRow) -> Claimed | None:
@@ -130,6 +135,7 @@ class _Arrival:
             command_saved=False,
             cancel=None,
             webhook=new.webhook,
+            trace_id=new.trace_id,
             **{name: value for name, value in row.items() if name != "run_id"},
         )
 
@@ -156,6 +162,7 @@ def _columns(arrivals: Sequence[_Arrival]) -> dict[str, Any]:
         "worker_ids": Uuids(arrival.worker_id for arrival in arrivals),
         "new_threads": Jsonbs(None if run.new_thread is None else json_bytes(dict(run.new_thread)) for run in new),
         "stamps": Jsonbs(json_bytes(run.stamp) for run in new),
+        "trace_ids": Uuids(run.trace_id for run in new),
     }
 
 
@@ -300,6 +307,9 @@ class Admissions:
                 "priority": new.priority,
                 "on_pending": new.on_pending if new.answers is None else "discard",
                 "held": held,
+                "goes_on": new.answers is not None or new.continues,
+                "answers": list(new.answers.values) if new.answers else [],
+                "trace_id": new.trace_id,
             },
         )
 

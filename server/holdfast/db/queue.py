@@ -65,6 +65,8 @@ class Claimed:
     """Of the thread's values (`values.py`), which nobody else changes while the run is at work."""
     thread_version: str = ""
     """Of the thread's row when the run was claimed; every admission gives it another one."""
+    trace_id: UUID | None = None
+    """The trace that it is part of (`rules/trace.py`), if that is not its own."""
 
     @property
     def fence(self) -> Fence:

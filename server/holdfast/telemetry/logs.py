@@ -33,6 +33,7 @@ IDS = ("request_id", "run_id", "thread_id", "assistant_id", "graph_id", "user", 
 
 QUIET: Mapping[str, int | str] = {
     **dict.fromkeys(("httpx", "httpcore", "openai", "uvicorn.access", "mcp"), logging.WARNING),
+    "langfuse": logging.ERROR,  # It warns of every model whose name it cannot tell, once for each run.
     "a2a": logging.CRITICAL,  # It logs every client's mistake, with a traceback.
 }
 """Loggers that say more than anybody wants to read; `LOG_LEVELS` can change it."""

@@ -160,6 +160,9 @@ class Metrics:
         self.lag_seconds = Histogram(
             "holdfast_loop_lag_seconds", "How late the event loop was", buckets=_LAGS, registry=registry
         )
+        self.spans_lost = Counter(
+            "holdfast_trace_spans_lost", "Spans of traces that did not arrive", ["place"], registry=registry
+        )
         self._process = _ProcessFigures(registry)
         built = Gauge(
             "holdfast_build_info",

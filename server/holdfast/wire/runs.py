@@ -179,6 +179,11 @@ class RunCreate(BaseModel):
         return self.command is not None and self.command.resume is not None
 
     @property
+    def continues(self) -> bool:
+        """Whether it brings nothing, so that the thread goes on where it stopped."""
+        return self.input is None and self.command is None and self.addressed is None
+
+    @property
     def handed_on(self) -> dict[str, Any]:
         """Answers that a graph gives on, of which this one is a node (RemoteGraph): all that it was given itself."""
         answers = self.config.configurable.get("__pregel_resume_map")

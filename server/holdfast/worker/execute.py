@@ -55,7 +55,9 @@ from holdfast.rules.admission import ASKS
 from holdfast.rules.caller import User
 from holdfast.rules.recovery import Dispatch
 from holdfast.rules.run import FAILED, RunStatus, StopReason
+from holdfast.rules.trace import trace_of
 from holdfast.telemetry.metrics import Metrics
+from holdfast.telemetry.traces import Traced, TracedRun, Traces
 from holdfast.wire import codec
 from holdfast.wire.modes import Event, Modes
 from holdfast.wire.runs import RunKwargs
@@ -92,6 +94,7 @@ class Workshop:
     """Tool calls without an answer are answered before new input is applied."""
     courier: Courier | None = None
     metrics: Metrics = field(default_factory=Metrics)
+    traces: Traces = field(default_factory=Traces)
 
 
 class QuestionPending(Conflict):
@@ -116,6 +119,7 @@ class Execution:
         self._beginning = Beginning(run, self._kwargs, shop.revisions, repairs=shop.repairs)
         self._last_checkpoint: Mapping[str, Any] | None = None
         self._unsayable: UnserializableValue | None = None
+        self._traced = Traced()
         self.left_quiet = False
         """Whether it has ended, and is known to leave nothing behind that could start now."""
         self._journal = Journal(
@@ -145,7 +149,10 @@ class Execution:
         bind_contextvars(**self._ids)
         claim = self.claim
         waited = claim.claimed_at - claim.created_at.timestamp() if claim.created_at else 0.0
-        with self._shop.metrics.executing(claim.graph_id, attempt=claim.attempt, waited=waited):
+        with (
+            self._shop.metrics.executing(claim.graph_id, attempt=claim.attempt, waited=waited),
+            self._shop.traces.executing(_traced(claim)) as self._traced,
+        ):
             await self._run()
 
     async def _run(self) -> None:
@@ -161,6 +168,7 @@ class Execution:
                 over = True
                 self._tell()
                 self._shop.metrics.ended(self.claim.graph_id, end.status, self.claim.claimed_at)
+                self._traced.ended(end.status)
                 result = _result(end)
         except FenceLost:
             logger.warning("run %s belongs to a newer claim; this attempt ends", self.claim.run_id)
@@ -184,6 +192,7 @@ class Execution:
             "assistant_id": str(run.assistant_id),
             "graph_id": run.graph_id,
             "user": run.owner,
+            "trace_id": trace_of(run.run_id, run.trace_id),
             **({"request_id": str(request_id)} if request_id else {}),
         }
 
@@ -351,9 +360,12 @@ class Execution:
     async def _stream(self, graph: Graph, given: Any, config: RunnableConfig) -> AsyncIterator[Iterator[Event]]:
         modes = self._modes
         asked = [*modes.graph_modes, *({"checkpoints"} - set(modes.graph_modes))]
+        handlers = [*self._traced.handlers]
         if "messages" in asked and not (modes.graph_subgraphs or modes.uses_events):
             asked.remove("messages")
-            config = {**config, "callbacks": [Tokens(self._say_message)]}
+            handlers.append(Tokens(self._say_message))
+        if handlers:
+            config = {**config, "callbacks": handlers}
         options: dict[str, Any] = {
             "context": _context(graph, self._kwargs.context),
             "stream_mode": asked,
@@ -405,6 +417,18 @@ def _weakly(method: Callable[[], None]) -> Callable[[], None]:
             there()
 
     return call
+
+
+def _traced(run: Claimed) -> TracedRun:
+    return TracedRun(
+        run_id=str(run.run_id),
+        thread_id=str(run.thread_id),
+        assistant_id=str(run.assistant_id),
+        graph_id=run.graph_id,
+        owner=run.owner,
+        attempt=run.attempt,
+        trace_id=trace_of(run.run_id, run.trace_id),
+    )
 
 
 def _result(end: RunEnd) -> bytes | None:

@@ -33,6 +33,7 @@ claimed AS (
 -- Part of whatever gives a claim: the runs `claimed` as their worker knows them.
 SELECT c.run_id, c.thread_id, c.owner, c.assistant_id, c.graph_id, c.metadata, c.kwargs, c.resumable, c.logged,
        c.ephemeral, c.attempt, c.crashes, c.command_saved, c.fencing_token, c.cancel, c.created_at, c.webhook,
+       c.trace_id,
        t.interrupts <> '{}' AS asks,
        t.unfinished OR t.error IS NOT NULL AS torn,
        t.value_digests, t.xmin::text AS thread_version,

@@ -15,9 +15,9 @@ WITH new AS (
     SELECT *
     FROM unnest(%(run_ids)s, %(thread_ids)s, %(owners)s, %(see_all)s, %(assistant_ids)s, %(graph_ids)s, %(metadata)s,
                 %(kwargs)s, %(strategies)s, %(resumable)s, %(logged)s, %(ephemeral)s, %(webhooks)s, %(priorities)s,
-                %(on_pending)s, %(worker_ids)s, %(new_threads)s, %(stamps)s)
+                %(on_pending)s, %(worker_ids)s, %(new_threads)s, %(stamps)s, %(trace_ids)s)
         AS new (run_id, thread_id, owner, sees_all, assistant_id, graph_id, metadata, kwargs, strategy, resumable, logged,
-                ephemeral, webhook, priority, on_pending, worker_id, new_thread, stamp)
+                ephemeral, webhook, priority, on_pending, worker_id, new_thread, stamp, trace_id)
 ), made AS (
     INSERT INTO holdfast.threads
         (thread_id, owner, status, metadata, ttl, ttl_strategy, created_at, updated_at, state_updated_at)
@@ -46,12 +46,12 @@ WITH new AS (
     INSERT INTO holdfast.runs (
         run_id, thread_id, owner, assistant_id, graph_id, status, metadata, kwargs, multitask_strategy,
         resumable, logged, ephemeral, available_at, created_at, updated_at, webhook, priority, on_pending_interrupt,
-        worker_id, fencing_token, attempt, started_at)
+        trace_id, worker_id, fencing_token, attempt, started_at)
     SELECT new.run_id, new.thread_id, new.owner, new.assistant_id, new.graph_id,
            CASE WHEN new.worker_id IS NULL THEN 'pending' ELSE 'running' END,
            new.metadata, new.kwargs, new.strategy, new.resumable, new.logged, new.ephemeral,
            holdfast.now(), holdfast.now(), holdfast.now(), new.webhook, new.priority, new.on_pending,
-           new.worker_id, CASE WHEN new.worker_id IS NOT NULL THEN nextval('holdfast.fencing_token') END,
+           new.trace_id, new.worker_id, CASE WHEN new.worker_id IS NOT NULL THEN nextval('holdfast.fencing_token') END,
            CASE WHEN new.worker_id IS NULL THEN 0 ELSE 1 END,
            CASE WHEN new.worker_id IS NOT NULL THEN holdfast.now() END
     FROM new

@@ -10,14 +10,29 @@ ORDER BY seq
 INSERT INTO holdfast.runs (
     run_id, thread_id, owner, assistant_id, graph_id, status, metadata, kwargs, multitask_strategy,
     resumable, logged, ephemeral, available_at, created_at, updated_at, webhook, priority,
-    on_pending_interrupt, held)
+    on_pending_interrupt, held, trace_id)
 VALUES (
     %(run_id)s, %(thread_id)s, %(owner)s, %(assistant_id)s, %(graph_id)s, 'pending', %(metadata)s, %(kwargs)s,
     %(multitask_strategy)s, %(resumable)s, %(logged)s, %(ephemeral)s,
     holdfast.now() + make_interval(secs => %(after_seconds)s),
     holdfast.now() + make_interval(secs => %(after_seconds)s), holdfast.now(), %(webhook)s, %(priority)s,
-    %(on_pending)s, %(held)s)
+    %(on_pending)s, %(held)s,
+    CASE WHEN %(goes_on)s THEN %%went_before%% ELSE %(trace_id)s END)
 ON CONFLICT (run_id) DO NOTHING
+
+-- name: went_before
+-- Part of `insert`: the trace of the run that asked what this one answers; otherwise of the last one that began.
+coalesce(
+        (SELECT coalesce(r.trace_id, a.run_id)
+         FROM holdfast.approvals a LEFT JOIN holdfast.runs r USING (run_id)
+         WHERE a.thread_id = %(thread_id)s AND a.interrupt_id = ANY(%(answers)s::text[])
+           AND a.state IN ('pending', 'answering', 'expiring') AND a.run_id IS NOT NULL
+         LIMIT 1),
+        (SELECT coalesce(r.trace_id, r.run_id)
+         FROM holdfast.runs r
+         WHERE r.thread_id = %(thread_id)s AND r.started_at IS NOT NULL
+         ORDER BY r.seq DESC
+         LIMIT 1))
 
 -- name: is_in
 SELECT FROM holdfast.runs WHERE run_id = %(run_id)s
