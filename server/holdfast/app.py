@@ -241,6 +241,7 @@ def _services(parts: Parts, dispatcher: Dispatcher, gate: Gate) -> Services:
         approvals=parts.approvals,
         policies=parts.policies,
         traffic=Traffic(parts.instruments.metrics),
+        traces=parts.instruments.traces,
     )
 
 

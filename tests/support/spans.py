@@ -26,7 +26,10 @@ class SentSpan:
     attributes: Mapping[str, Any]
     resource: Mapping[str, Any]
     failed: bool
-    events: list[str]
+    said: str
+    """Of the failure."""
+    links: list[str]
+    """The traces that it names."""
 
 
 class Collector(Receiver):
@@ -61,7 +64,8 @@ def spans_in(call: Call) -> list[SentSpan]:
             _attributes(span.attributes),
             _attributes(resource.resource.attributes),
             span.status.code == Status.STATUS_CODE_ERROR,
-            [event.name for event in span.events],
+            span.status.message,
+            [link.trace_id.hex() for link in span.links],
         )
         for resource in sent.resource_spans
         for scope in resource.scope_spans

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import uuid_utils.compat as uuids
@@ -18,8 +18,10 @@ from holdfast.api.responses import CUT
 from holdfast.api.traffic import UNMATCHED
 from holdfast.rules.caller import Caller
 from holdfast.rules.headers import logged
+from holdfast.rules.trace import TRACEPARENT
 from holdfast.sections import HeaderPatterns
 from holdfast.telemetry.logs import ACCESS
+from holdfast.telemetry.traces import AnsweredRequest
 
 logger = logging.getLogger(ACCESS)
 
@@ -37,12 +39,19 @@ _UUID = re.compile(r"[0-9a-fA-F-]{32,36}")
 _NAMED_IN_PATHS = ("thread_id", "run_id", "assistant_id")
 
 
-def observed(app: ASGIApp, *, says: bool, patterns: HeaderPatterns | None) -> ASGIApp:
+def observed(
+    app: ASGIApp,
+    *,
+    says: bool,
+    patterns: HeaderPatterns | None,
+    traced: Callable[[AnsweredRequest], object] | None,
+) -> ASGIApp:
     """`app`, whose requests have ids: on every line that is logged meanwhile, and in the answer's `x-request-id`.
 
     Args:
         says: whether every answer is logged.
         patterns: which of the request's headers are logged with it.
+        traced: who wants to know of every answer.
     """
 
     async def answered(scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,7 +63,7 @@ def observed(app: ASGIApp, *, says: bool, patterns: HeaderPatterns | None) -> AS
         clear_contextvars()
         bind_contextvars(request_id=request_id)
         answer = _Answer(send, request_id.encode("ascii"))
-        began = time.perf_counter()
+        began, began_ns = time.perf_counter(), time.time_ns()
         ended = "failed"
         try:
             await app(scope, receive, answer.send)
@@ -66,6 +75,8 @@ def observed(app: ASGIApp, *, says: bool, patterns: HeaderPatterns | None) -> AS
             if says:
                 duration = time.perf_counter() - began
                 _say(scope, answer, patterns, ended=ended, duration_ms=round(duration * 1000, 2))
+            if traced is not None:
+                _trace(traced, scope, answer, ended=ended, began_ns=began_ns)
 
     return answered
 
@@ -96,8 +107,7 @@ class _Answer:
 
 
 def _say(scope: Scope, answer: _Answer, patterns: HeaderPatterns | None, *, ended: str, duration_ms: float) -> None:
-    # The template and not the path: what callers write into paths is theirs.
-    route = getattr(scope.get("route"), "path", None) or UNMATCHED
+    route = _route(scope)
     level = logging.DEBUG if route in ASKED_OFTEN else logging.INFO
     if not logger.isEnabledFor(level):
         return
@@ -117,6 +127,28 @@ def _say(scope: Scope, answer: _Answer, patterns: HeaderPatterns | None, *, ende
         headers = Headers(scope=scope).items()
         fields["headers"] = logged(headers, includes=patterns.includes, excludes=patterns.excludes)
     logger.log(level, "%s %s %d", scope["method"], route, answer.status, extra=fields)
+
+
+def _trace(
+    traced: Callable[[AnsweredRequest], object], scope: Scope, answer: _Answer, *, ended: str, began_ns: int
+) -> None:
+    if (route := _route(scope)) in ASKED_OFTEN:
+        return
+    request = AnsweredRequest(
+        method=scope["method"],
+        route=route,
+        status=answer.status,
+        ended=ended,
+        began_ns=began_ns,
+        request_id=scope[REQUEST_ID],
+        traceparent=Headers(scope=scope).get(TRACEPARENT, ""),
+    )
+    traced(request)
+
+
+def _route(scope: Scope) -> str:
+    # The template and not the path: what callers write into paths is theirs.
+    return getattr(scope.get("route"), "path", None) or UNMATCHED
 
 
 def _request_id(given: list[str]) -> str:

@@ -104,7 +104,8 @@ def serving(
     if http.cors is not None or custom is None or not custom.has_cors:
         inner = with_cors(inner, http.cors or Cors(expose_headers=EXPOSED_HEADERS))
     inner = services.traffic.counting(parting(inner, services.leaving))
-    inner = observed(inner, says=services.settings.log_access, patterns=http.logging_headers)
+    says, patterns = services.settings.log_access, http.logging_headers
+    inner = observed(inner, says=says, patterns=patterns, traced=services.traces.answered)
     return below(prefix, inner) if prefix else inner
 
 

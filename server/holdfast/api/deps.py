@@ -45,6 +45,7 @@ from holdfast.rules.thread import Strategy, Ttl
 from holdfast.rules.webhook import UrlPolicy
 from holdfast.sections import Sections
 from holdfast.settings import Settings
+from holdfast.telemetry.traces import Traces
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -186,6 +187,7 @@ class Services:
     policies: Policies
     """What the project decided about questions."""
     traffic: Traffic
+    traces: Traces
     figures: Figures
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
     """The process was asked to stop; requests are still answered."""

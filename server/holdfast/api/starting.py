@@ -257,6 +257,8 @@ async def _admit(with_: Services, who: Caller, new: NewRun, key: Key | None) -> 
         with_.dispatcher.start(admitted.claimed)
     elif worker_id is not None:
         with_.dispatcher.release()
+    if admitted.claimed is None and new.answers is None and not new.continues:
+        bind_contextvars(trace_id=trace_of(new.run_id, new.trace_id))
     tell(with_, admitted.others)
     if admitted.claimed is None and admitted.before is None:
         with_.dispatcher.wake()

@@ -12,6 +12,8 @@ from holdfast.telemetry.langfuse import is_configured as has_langfuse
 from holdfast.telemetry.langfuse import langfuse
 from holdfast.telemetry.masking import known_secrets
 from holdfast.telemetry.metrics import Metrics
+from holdfast.telemetry.otlp import is_configured as has_otlp
+from holdfast.telemetry.otlp import otlp
 from holdfast.telemetry.sentry import reporting
 from holdfast.telemetry.traces import Tracer, Traces
 
@@ -39,7 +41,14 @@ def instrumented(settings: Settings, environment: Mapping[str, str]) -> Iterator
         if has_langfuse(environment):
             lost = partial(_count, metrics, "langfuse")
             tracers.append(stack.enter_context(langfuse(environment, secrets, lost)))
-        yield Instruments(metrics, Traces(tracers))
+        answered = None
+        if has_otlp(environment):
+            lost = partial(_count, metrics, "otlp")
+            # Langfuse's own spans are the current ones where it traces.
+            spans = stack.enter_context(otlp(environment, secrets, lost, is_current=not tracers))
+            tracers.append(spans)
+            answered = spans.answered
+        yield Instruments(metrics, Traces(tracers, answered))
 
 
 def _count(metrics: Metrics, place: str, spans: int) -> None:

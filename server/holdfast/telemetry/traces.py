@@ -38,6 +38,19 @@ class Traced:
     """To be told its status, if it comes to an end here."""
 
 
+@dataclass(frozen=True, slots=True)
+class AnsweredRequest:
+    """A request whose answer is over. `began_ns`: since the epoch; `ended`: complete, cut or failed."""
+
+    method: str
+    route: str
+    status: int
+    ended: str
+    began_ns: int
+    request_id: str
+    traceparent: str
+
+
 class Tracer(Protocol):
     """Somewhere that traces go."""
 
@@ -47,10 +60,16 @@ class Tracer(Protocol):
 
 
 class Traces:
-    """All tracers of this process; without one, executions are handed nothing."""
+    """All tracers of this process; without one, executions are handed nothing.
 
-    def __init__(self, tracers: Sequence[Tracer] = ()) -> None:
+    `answered` is told of requests, in their context, where somebody wants to know of them.
+    """
+
+    def __init__(
+        self, tracers: Sequence[Tracer] = (), answered: Callable[[AnsweredRequest], object] | None = None
+    ) -> None:
         self._tracers = tracers
+        self.answered = answered
 
     @contextmanager
     def executing(self, run: TracedRun) -> Iterator[Traced]:

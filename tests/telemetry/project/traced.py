@@ -1,4 +1,5 @@
-"""Graphs whose traces are looked at: one asks in the middle, one calls a model and a tool, one fails."""
+"""Graphs whose traces are looked at: one asks in the middle, one calls a model and a tool, one fails, and one
+looks at the trace that it is in."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.types import interrupt
+from opentelemetry.trace import format_span_id, format_trace_id, get_current_span
 
 
 class Work(TypedDict, total=False):
@@ -65,3 +67,11 @@ def fail(state: MessagesState) -> dict[str, Any]:
 
 
 failing = StateGraph(MessagesState).add_node("fail", fail).add_edge(START, "fail")
+
+
+async def trace(_: Work) -> Work:
+    seen = get_current_span().get_span_context()
+    return {"done": [f"{format_trace_id(seen.trace_id)} {format_span_id(seen.span_id)}"]}
+
+
+tracing = StateGraph(Work).add_node("trace", trace).add_edge(START, "trace")
