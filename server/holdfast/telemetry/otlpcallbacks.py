@@ -8,12 +8,12 @@ node.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langgraph.errors import GraphBubbleUp
 from opentelemetry.context import Context
@@ -42,14 +42,12 @@ class Callbacks(BaseCallbackHandler):
 
     def on_chain_start(
         self,
-        serialized: dict[str, Any] | None,  # noqa: ARG002
-        inputs: Any,  # noqa: ARG002
-        *,
+        *_: Any,
         run_id: UUID,
         parent_run_id: UUID | None = None,
         metadata: dict[str, Any] | None = None,
         name: str | None = None,
-        **_: Any,
+        **__: Any,
     ) -> None:
         told = metadata or {}
         if parent_run_id is None or told.get("langgraph_node") != name:
@@ -58,7 +56,7 @@ class Callbacks(BaseCallbackHandler):
         about = {"langgraph.node": name, "langgraph.step": told.get("langgraph_step")}
         self._start(f"node {name}", run_id, parent_run_id, about)
 
-    def on_chain_end(self, outputs: Any, *, run_id: UUID, **_: Any) -> None:  # noqa: ARG002
+    def on_chain_end(self, *_: Any, run_id: UUID, **__: Any) -> None:
         self._end(run_id)
 
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
@@ -66,25 +64,21 @@ class Callbacks(BaseCallbackHandler):
 
     def on_chat_model_start(
         self,
-        serialized: dict[str, Any] | None,  # noqa: ARG002
-        messages: list[list[BaseMessage]],  # noqa: ARG002
-        *,
+        *_: Any,
         run_id: UUID,
         parent_run_id: UUID | None = None,
         metadata: dict[str, Any] | None = None,
-        **_: Any,
+        **__: Any,
     ) -> None:
         self._start_model("chat", run_id, parent_run_id, metadata or {})
 
     def on_llm_start(
         self,
-        serialized: dict[str, Any] | None,  # noqa: ARG002
-        prompts: list[str],  # noqa: ARG002
-        *,
+        *_: Any,
         run_id: UUID,
         parent_run_id: UUID | None = None,
         metadata: dict[str, Any] | None = None,
-        **_: Any,
+        **__: Any,
     ) -> None:
         self._start_model("text_completion", run_id, parent_run_id, metadata or {})
 
@@ -99,8 +93,7 @@ class Callbacks(BaseCallbackHandler):
     def on_tool_start(
         self,
         serialized: dict[str, Any] | None,
-        input_str: str,  # noqa: ARG002
-        *,
+        *_: Any,
         run_id: UUID,
         parent_run_id: UUID | None = None,
         **told: Any,
@@ -120,17 +113,15 @@ class Callbacks(BaseCallbackHandler):
 
     def on_retriever_start(
         self,
-        serialized: dict[str, Any] | None,  # noqa: ARG002
-        query: str,  # noqa: ARG002
-        *,
+        *_: Any,
         run_id: UUID,
         parent_run_id: UUID | None = None,
         name: str | None = None,
-        **_: Any,
+        **__: Any,
     ) -> None:
         self._start(f"retrieval {name or 'retriever'}", run_id, parent_run_id, {"gen_ai.operation.name": "retrieval"})
 
-    def on_retriever_end(self, documents: Sequence[Any], *, run_id: UUID, **_: Any) -> None:  # noqa: ARG002
+    def on_retriever_end(self, *_: Any, run_id: UUID, **__: Any) -> None:
         self._end(run_id)
 
     def on_retriever_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
