@@ -12,6 +12,7 @@ import os
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from holdfast import __version__
 from holdfast.errors import SettingsError
@@ -80,7 +81,7 @@ def langfuse(
     from opentelemetry.exporter.otlp.proto.http import Compression
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-    from holdfast.telemetry.spans import Outlet, Provider, Waiting, rate_in, within_deadline
+    from holdfast.telemetry.spans import Outlet, Provider, Waiting, masked_spans, rate_in, within_deadline
 
     public_key, secret_key = environment["LANGFUSE_PUBLIC_KEY"], environment["LANGFUSE_SECRET_KEY"]
     base_url = (environment.get("LANGFUSE_BASE_URL") or environment.get("LANGFUSE_HOST") or CLOUD).rstrip("/")
@@ -99,12 +100,8 @@ def langfuse(
         timeout=SECONDS,
         compression=Compression.Gzip,
     )
-    outlet = Outlet(
-        exporter,
-        waiting,
-        secrets,
-        frozenset({attributes.TRACE_USER_ID, attributes.TRACE_SESSION_ID, attributes.RELEASE}),
-    )
+    ids = frozenset({attributes.TRACE_USER_ID, attributes.TRACE_SESSION_ID, attributes.RELEASE})
+    outlet = Outlet(exporter, waiting, partial(masked_spans, secrets=secrets, ids=ids))
     client = Langfuse(
         public_key=public_key,
         secret_key=secret_key,

@@ -1,12 +1,13 @@
 """OpenTelemetry, where OTEL_EXPORTER_OTLP_ENDPOINT says so: requests, executions, nodes, model and tool calls as spans.
 
 The variables are OpenTelemetry's own. Spans show names, numbers and ids, by its conventions for generative AI, and
-nothing of what was said: that is Langfuse's to show. The provider is ours alone (`spans.py`), whereas the span of an
-execution is the current one of its context: what a project traces itself, with a provider of its own, stands below it.
+nothing of what was said: that is Langfuse's to show. OpenTelemetry's global provider is left to the project: what it
+traces itself stands below the span of its execution, which is the current one.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from holdfast.rules.trace import TRACEPARENT
 from holdfast.telemetry.traces import AnsweredRequest, Traced, TracedRun
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import Tracer
+    from holdfast.telemetry.otlpspans import About, SpanBook
 
 PLACE = "OTLP"
 PROTOCOL = "http/protobuf"
@@ -48,78 +49,87 @@ def is_configured(environment: Mapping[str, str]) -> bool:
 
 
 class OtlpTracer:
-    """Traces executions and requests. `is_current`: whether an execution's span becomes the context's."""
+    """Traces executions and requests.
 
-    def __init__(self, tracer: Tracer, *, is_current: bool) -> None:
-        self._tracer = tracer
+    Args:
+        rate: the share of traces that are kept.
+        is_current: whether an execution's span becomes the context's.
+    """
+
+    def __init__(self, book: SpanBook, rate: float, *, is_current: bool) -> None:
+        self._book = book
+        self._rate = rate
         self._is_current = is_current
 
     @contextmanager
     def executing(self, run: TracedRun) -> Iterator[Traced]:
         """A span for the execution, and below it those of its graph."""
-        from opentelemetry.context import Context
-        from opentelemetry.trace import Status, StatusCode, use_span
+        from opentelemetry.trace import NonRecordingSpan, use_span
 
         from holdfast.telemetry.otlpcallbacks import Callbacks
+        from holdfast.telemetry.spans import is_kept
 
-        span = self._tracer.start_span(
-            f"invoke_agent {run.graph_id}",
-            context=Context(),
-            attributes={
-                "gen_ai.operation.name": "invoke_agent",
-                "gen_ai.agent.id": run.assistant_id,
-                "gen_ai.agent.name": run.graph_id,
-                "gen_ai.conversation.id": run.thread_id,
-                "user.id": run.owner,
-                "holdfast.run.id": run.run_id,
-                "holdfast.run.attempt": run.attempt,
-            },
-        )
+        trace_id = int(run.trace_id, 16)
+        if not is_kept(trace_id, self._rate):
+            yield Traced()
+            return
+        about: About = {
+            "gen_ai.operation.name": "invoke_agent",
+            "gen_ai.agent.id": run.assistant_id,
+            "gen_ai.agent.name": run.graph_id,
+            "gen_ai.conversation.id": run.thread_id,
+            "user.id": run.owner,
+            "holdfast.run.id": run.run_id,
+            "holdfast.run.attempt": run.attempt,
+        }
+        span = self._book.begin(f"invoke_agent {run.graph_id}", trace_id, None, about)
 
         def ended(status: str) -> None:
-            span.set_attribute("holdfast.run.status", status)
+            span.attributes["holdfast.run.status"] = status
             if status in FAILED:
-                span.set_status(Status(StatusCode.ERROR, status))
+                self._book.fail(span, status)
 
-        callbacks = Callbacks(self._tracer, span)
-        current = use_span(span, record_exception=False, set_status_on_exception=False)
+        callbacks = Callbacks(self._book, span.context)
         try:
-            with current if self._is_current else nullcontext():
-                yield Traced([callbacks] if span.is_recording() else [], ended)
+            with use_span(NonRecordingSpan(span.context)) if self._is_current else nullcontext():
+                yield Traced([callbacks], ended)
         finally:
             callbacks.close()
-            span.end()
+            self._book.end(span)
 
     def answered(self, request: AnsweredRequest) -> None:
         """A span for a request, in the trace of the run that it is about, if there is one."""
         from opentelemetry.context import Context
-        from opentelemetry.trace import Link, SpanKind, Status, StatusCode, get_current_span
+        from opentelemetry.trace import Link, SpanKind, get_current_span
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        from holdfast.telemetry.spans import in_trace
+        from holdfast.telemetry.spans import is_kept
 
-        context = TraceContextTextMapPropagator().extract({TRACEPARENT: request.traceparent}, Context())
-        theirs = get_current_span(context).get_span_context()
-        trace_id = get_contextvars().get("trace_id")
-        is_elsewhere = trace_id is not None and theirs.trace_id != int(trace_id, 16)
-        with in_trace(trace_id) if trace_id is not None and is_elsewhere else nullcontext():
-            span = self._tracer.start_span(
-                f"{request.method} {request.route}",
-                context=Context() if is_elsewhere else context,
-                kind=SpanKind.SERVER,
-                links=[Link(theirs)] if is_elsewhere and theirs.is_valid else None,
-                attributes={
-                    "http.request.method": request.method,
-                    "http.route": request.route,
-                    "http.response.status_code": request.status,
-                    "holdfast.request.id": request.request_id,
-                    "holdfast.request.ended": request.ended,
-                },
-                start_time=request.began_ns,
-            )
+        propagated = TraceContextTextMapPropagator().extract({TRACEPARENT: request.traceparent}, Context())
+        theirs = get_current_span(propagated).get_span_context()
+        of_run = get_contextvars().get("trace_id")
+        trace_id = int(of_run, 16) if of_run is not None else theirs.trace_id or random.getrandbits(128)
+        if not is_kept(trace_id, self._rate):
+            return
+        about: About = {
+            "http.request.method": request.method,
+            "http.route": request.route,
+            "http.response.status_code": request.status,
+            "holdfast.request.id": request.request_id,
+            "holdfast.request.ended": request.ended,
+        }
+        is_below = theirs.is_valid and theirs.trace_id == trace_id
+        span = self._book.begin(
+            f"{request.method} {request.route}",
+            trace_id,
+            theirs if is_below else None,
+            about,
+            SpanKind.SERVER,
+            request.began_ns,
+        )
         if request.status >= 500:
-            span.set_status(Status(StatusCode.ERROR))
-        span.end()
+            self._book.fail(span, str(request.status))
+        self._book.end(span, [Link(theirs)] if theirs.is_valid and not is_below else [])
 
 
 @contextmanager
@@ -132,23 +142,24 @@ def otlp(
         SettingsError: a setting is malformed.
     """
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    from holdfast.telemetry.spans import Outlet, Provider, Waiting, within_deadline
+    from holdfast.telemetry.otlpspans import SpanBook
+    from holdfast.telemetry.spans import Bounded, Outlet, Waiting, within_deadline
 
-    waiting = Waiting(PLACE, lost)
+    waiting, rate = Waiting(PLACE, lost), _rate(environment)
     named = {} if environment.get("OTEL_SERVICE_NAME") else {"service.name": "holdfast"}
-    provider = Provider({**named, "service.version": __version__}, _rate(environment), waiting)
+    resource = Resource.create({**named, "service.version": __version__})
     try:
         exporter = OTLPSpanExporter()
     except ValueError as error:
         raise SettingsError(f"the variables OTEL_EXPORTER_OTLP_...: {error}") from error
-    ids = frozenset({"user.id", "gen_ai.conversation.id", "gen_ai.agent.id", "holdfast.run.id"})
-    provider.add_span_processor(BatchSpanProcessor(Outlet(exporter, waiting, secrets, ids)))
+    queue = Bounded(BatchSpanProcessor(Outlet(exporter, waiting)), waiting)
     try:
-        yield OtlpTracer(provider.get_tracer("holdfast", __version__), is_current=is_current)
+        yield OtlpTracer(SpanBook(resource, secrets, queue.on_end), rate, is_current=is_current)
     finally:
-        within_deadline(provider.shutdown)
+        within_deadline(queue.shutdown)
 
 
 def _exporter(environment: Mapping[str, str]) -> str:

@@ -8,7 +8,7 @@ node.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -16,9 +16,9 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langgraph.errors import GraphBubbleUp
-from opentelemetry.context import Context
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
-from opentelemetry.util.types import AttributeValue
+from opentelemetry.trace import SpanContext, SpanKind
+
+from holdfast.telemetry.otlpspans import About, OpenSpan, SpanBook
 
 
 class Callbacks(BaseCallbackHandler):
@@ -26,17 +26,17 @@ class Callbacks(BaseCallbackHandler):
 
     run_inline = True
 
-    def __init__(self, tracer: Tracer, root: Span) -> None:
-        self._tracer = tracer
+    def __init__(self, book: SpanBook, root: SpanContext) -> None:
+        self._book = book
         self._root = root
-        self._open: dict[UUID, Span] = {}
-        self._above: dict[UUID, Span] = {}
+        self._open: dict[UUID, OpenSpan] = {}
+        self._above: dict[UUID, SpanContext] = {}
         """Below which span the steps without one are."""
 
     def close(self) -> None:
         """End the spans of steps of which nobody said that they ended."""
         for span in [*self._open.values()]:
-            span.end()
+            self._book.end(span)
         self._open.clear()
         self._above.clear()
 
@@ -84,7 +84,7 @@ class Callbacks(BaseCallbackHandler):
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
         if span := self._open.get(run_id):
-            span.set_attributes(_usage(response))
+            span.attributes |= _usage(response)
         self._end(run_id)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
@@ -105,7 +105,7 @@ class Callbacks(BaseCallbackHandler):
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **_: Any) -> None:
         if (span := self._open.get(run_id)) and getattr(output, "status", None) == "error":
-            span.set_status(Status(StatusCode.ERROR, "the tool answered with an error"))
+            self._book.fail(span, "the tool answered with an error")
         self._end(run_id)
 
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
@@ -138,37 +138,36 @@ class Callbacks(BaseCallbackHandler):
         name: str,
         run_id: UUID,
         parent: UUID | None,
-        about: Mapping[str, AttributeValue | None],
+        about: About,
         kind: SpanKind = SpanKind.INTERNAL,
     ) -> None:
-        context = set_span_in_context(self._span_above(parent), Context())
-        known = {key: value for key, value in about.items() if value is not None}
-        self._open[run_id] = self._tracer.start_span(name, context=context, kind=kind, attributes=known)
+        self._open[run_id] = self._book.begin(name, self._root.trace_id, self._span_above(parent), about, kind)
 
-    def _span_above(self, parent: UUID | None) -> Span:
+    def _span_above(self, parent: UUID | None) -> SpanContext:
         if parent is None:
             return self._root
-        return self._open.get(parent) or self._above.get(parent) or self._root
+        span = self._open.get(parent)
+        return span.context if span else self._above.get(parent, self._root)
 
     def _end(self, run_id: UUID) -> None:
         self._above.pop(run_id, None)
         if span := self._open.pop(run_id, None):
-            span.end()
+            self._book.end(span)
 
     def _fail(self, run_id: UUID, error: BaseException) -> None:
         if span := self._open.get(run_id):
             if isinstance(error, GraphBubbleUp):
                 # A question, or a command to the graph above: nothing went wrong.
-                span.set_attribute("langgraph.left_by", type(error).__name__)
+                span.attributes["langgraph.left_by"] = type(error).__name__
             else:
-                span.set_attribute("error.type", type(error).__qualname__)
-                span.set_status(Status(StatusCode.ERROR, str(error)))
+                span.attributes["error.type"] = type(error).__qualname__
+                self._book.fail(span, str(error))
         self._end(run_id)
 
 
-def _usage(response: LLMResult) -> dict[str, AttributeValue]:
+def _usage(response: LLMResult) -> dict[str, str | int | Sequence[str]]:
     answers = [answer.message for said in response.generations for answer in said if isinstance(answer, ChatGeneration)]
-    told: dict[str, AttributeValue] = {}
+    told: dict[str, str | int | Sequence[str]] = {}
     for answer in answers:
         if isinstance(answer, AIMessage) and (usage := answer.usage_metadata):
             told["gen_ai.usage.input_tokens"] = usage["input_tokens"]

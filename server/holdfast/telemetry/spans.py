@@ -127,7 +127,7 @@ class Provider(TracerProvider):
         self._waiting = waiting
 
     def add_span_processor(self, span_processor: SpanProcessor) -> None:
-        super().add_span_processor(_Bounded(span_processor, self._waiting))
+        super().add_span_processor(Bounded(span_processor, self._waiting))
 
 
 class Waiting:
@@ -179,7 +179,7 @@ class Waiting:
             logger.warning("traces for %s are lost: %s (said once, until some arrive)", self._place, why)
 
 
-class _Bounded(SpanProcessor):
+class Bounded(SpanProcessor):
     """Puts spans into a queue while there is room."""
 
     def __init__(self, queue: SpanProcessor, waiting: Waiting) -> None:
@@ -200,24 +200,27 @@ class _Bounded(SpanProcessor):
         return self._queue.force_flush(timeout_millis)
 
 
+def _as_they_are(spans: Sequence[ReadableSpan]) -> Sequence[ReadableSpan]:
+    return spans
+
+
 class Outlet(SpanExporter):
-    """Sends spans by `exporter`, masked.
+    """Sends spans by `exporter`, as `shown` makes them."""
 
-    Args:
-        secrets: what no span may show.
-        ids: attributes that are sent as they are.
-    """
-
-    def __init__(self, exporter: SpanExporter, waiting: Waiting, secrets: Sequence[str], ids: frozenset[str]) -> None:
+    def __init__(
+        self,
+        exporter: SpanExporter,
+        waiting: Waiting,
+        shown: Callable[[Sequence[ReadableSpan]], Sequence[ReadableSpan]] = _as_they_are,
+    ) -> None:
         self._exporter = exporter
         self._waiting = waiting
-        self._secrets = secrets
-        self._ids = ids
+        self._shown = shown
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         try:
             with _overheard() as reasons:
-                result = self._exporter.export(_Masking(self._secrets, self._ids).of(spans))
+                result = self._exporter.export(self._shown(spans))
         finally:
             self._waiting.left(spans)
         if result is SpanExportResult.SUCCESS:
@@ -231,6 +234,13 @@ class Outlet(SpanExporter):
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         return self._exporter.force_flush(timeout_millis)
+
+
+def masked_spans(
+    spans: Sequence[ReadableSpan], *, secrets: Sequence[str], ids: frozenset[str]
+) -> Sequence[ReadableSpan]:
+    """Spans without `secrets` and what looks like one; `ids` are attributes that stay as they are."""
+    return _Masking(secrets, ids).of(spans)
 
 
 class _Masking:
