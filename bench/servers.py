@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from urllib.error import HTTPError
@@ -121,6 +121,13 @@ def _holdfast(port: int, place: Path, database: str | None, *, processes: int = 
     return Launch(command, {"PYTHONPATH": str(ROOT / "server")})
 
 
+def _silent(port: int, place: Path, database: str | None) -> Launch:
+    """This tree, with all that can be switched off of what it tells."""
+    launch = _holdfast(port, place, database)
+    off = {"LOG_LEVEL": "error", "LOG_ACCESS": "false", "LOOP_LAG_SECONDS": "0"}
+    return replace(launch, environment=launch.environment | off)
+
+
 def _traced(port: int, place: Path, database: str | None, *, kind: str) -> Launch:
     """This tree, with a tracer on."""
     launch = _holdfast(port, place, database)
@@ -156,6 +163,7 @@ def _project_in(place: Path) -> Path:
 LAUNCHES: dict[str, Callable[[int, Path, str | None], Launch]] = {
     "holdfast": _holdfast,
     TWO_PROCESSES: partial(_holdfast, processes=2),
+    "holdfast-silent": _silent,
     "holdfast-langfuse": partial(_traced, kind="langfuse"),
     "holdfast-otlp": partial(_traced, kind="otlp"),
     "handrolled": _handrolled,

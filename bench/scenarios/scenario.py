@@ -12,9 +12,9 @@ from bench.peers import PEERS
 from bench.site import Site
 from bench.stage import Options, Stage
 
-TRACED = ("holdfast-langfuse", "holdfast-otlp")
-"""Played where they are named."""
-EVERY = ("holdfast", *TRACED, "handrolled", "official", "aegra")
+OBSERVED = ("holdfast-silent", "holdfast-otlp", "holdfast-langfuse")
+"""This tree telling less or more than it does by default; played where they are named."""
+EVERY = ("holdfast", *OBSERVED, "handrolled", "official", "aegra")
 OURS = ("holdfast", "handrolled")
 COSTS = ("server_cpu_ms", "postgres_cpu_ms", "client_cpu_ms", "statements", "commits", "wal_kb", "rss_mb")
 
