@@ -165,6 +165,7 @@ LAUNCHES: dict[str, Callable[[int, Path, str | None], Launch]] = {
     TWO_PROCESSES: partial(_holdfast, processes=2),
     "holdfast-silent": _silent,
     "holdfast-langfuse": partial(_traced, kind="langfuse"),
+    "holdfast-hole": partial(_traced, kind="hole"),
     "holdfast-otlp": partial(_traced, kind="otlp"),
     "handrolled": _handrolled,
     "official": _official,

@@ -12,7 +12,7 @@ from bench.peers import PEERS
 from bench.site import Site
 from bench.stage import Options, Stage
 
-OBSERVED = ("holdfast-silent", "holdfast-otlp", "holdfast-langfuse")
+OBSERVED = ("holdfast-silent", "holdfast-otlp", "holdfast-langfuse", "holdfast-hole")
 """This tree telling less or more than it does by default; played where they are named."""
 EVERY = ("holdfast", *OBSERVED, "handrolled", "official", "aegra")
 OURS = ("holdfast", "handrolled")
