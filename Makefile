@@ -16,6 +16,7 @@ serve: .venv/ready
 test: .venv/deploy
 	@$(call installed,nginx,nginx-light)
 	@$(call installed,prometheus,prometheus)
+	@$(call installed,redis-server,redis-server)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: .venv/ready

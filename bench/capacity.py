@@ -2,6 +2,7 @@
 
     python -m bench.capacity                 # the table
     python -m bench.capacity --bell          # measures what hearing a ring costs, first
+    python -m bench.capacity --fanout        # nobody rings for events
 
 A model, not a measurement: what a run costs was measured on one machine (`make bench`), what many nodes share is added
 up from that, and compared with what one Postgres is given credit for. It says nothing of locks that many wait for.
@@ -144,8 +145,10 @@ async def _hearing_ms(url: str) -> float:
 def main() -> None:
     words = argparse.ArgumentParser(prog="python -m bench.capacity", description=__doc__)
     words.add_argument("--bell", action="store_true", help="measure what hearing a ring costs")
-    node = Node()
-    if words.parse_args().bell:
+    words.add_argument("--fanout", action="store_true", help="with FANOUT_URL: blocks of events are not rung for")
+    asked = words.parse_args()
+    node = Node(rings_per_second=0.0) if asked.fanout else Node()
+    if asked.bell:
         with tempfile.TemporaryDirectory() as place, Postgres.embedded(Path(place) / "data") as postgres:
             node = replace(node, ring_ms=asyncio.run(_hearing_ms(postgres.url)))
         print(f"hearing a ring: {node.ring_ms:.3f} ms\n")

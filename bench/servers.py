@@ -46,7 +46,7 @@ class Server:
         self.name = name
         self.url = f"http://127.0.0.1:{port}"
         self.database = database
-        self._launch = launch
+        self.launch = launch
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -66,9 +66,9 @@ class Server:
         began = time.perf_counter()
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                self._launch.command,
-                cwd=self._launch.place,
-                env=kept | self._launch.environment,
+                self.launch.command,
+                cwd=self.launch.place,
+                env=kept | self.launch.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -191,6 +191,8 @@ async def _assembled(
             _tell_alerts(parts, stack, tasks)
         tasks.start("bell", parts.bell.listen(), may_end=True)
         tasks.start("news", parts.events.watch())
+        if parts.fanout is not None:
+            tasks.start("fanout", parts.fanout.listen())
         tasks.start("figures", keep_figures(parts.instruments.metrics, parts.database, parts.replica))
         if parts.replica is not None:
             tasks.start("replica", parts.replica.watch())

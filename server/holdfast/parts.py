@@ -12,6 +12,7 @@ from holdfast.db.assistants import Assistants
 from holdfast.db.bell import Bell
 from holdfast.db.crons import Crons
 from holdfast.db.events import EventLog
+from holdfast.db.fanout import Fanout
 from holdfast.db.idempotency import IdempotencyKeys
 from holdfast.db.pool import Database
 from holdfast.db.queue import Queue
@@ -48,6 +49,7 @@ class Parts:
     database: Database
     replica: Replica | None
     bell: Bell
+    fanout: Fanout | None
     queue: Queue
     runs: Runs
     threads: Threads
@@ -91,7 +93,8 @@ async def opened(
     policies = project.sections.approvals.policies
     saves = Saves(database)
     runs, threads = Runs(database, policies, saves), Threads(database, default_ttl(ttl))
-    events = EventLog(database, runs, bell, sse.split)
+    fanout = _fanout(settings, bell, stack)
+    events = EventLog(database, runs, bell, sse.split, fanout)
     store = await stack.enter_async_context(opened_store(project, graphs, database))
     assistants = Assistants(database, graphs.ids())
     for graph_id in graphs.ids():
@@ -107,6 +110,7 @@ async def opened(
         database=database,
         replica=replica,
         bell=bell,
+        fanout=fanout,
         queue=Queue(database),
         runs=runs,
         threads=threads,
@@ -137,6 +141,14 @@ async def _replica(settings: Settings, database: Database, stack: AsyncExitStack
     await replica.open()
     stack.push_async_callback(replica.close)
     return replica
+
+
+def _fanout(settings: Settings, bell: Bell, stack: AsyncExitStack) -> Fanout | None:
+    if settings.fanout_url is None:
+        return None
+    fanout = Fanout(settings.fanout_url, bell)
+    stack.push_async_callback(fanout.close)
+    return fanout
 
 
 def default_ttl(section: ThreadTtl) -> Ttl | None:

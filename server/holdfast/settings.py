@@ -50,6 +50,7 @@ class Settings(BaseSettings):
     pooler: Literal["none", "transaction"] = Field("none", validation_alias=_env("HOLDFAST_POOLER"))
     database_read_url: str | None = Field(None, validation_alias=_env("DATABASE_READ_URL"), repr=False)
     read_wait_seconds: float = Field(0.05, validation_alias=_env("HOLDFAST_READ_WAIT_SECONDS"), ge=0)
+    fanout_url: str | None = Field(None, validation_alias=_env("FANOUT_URL"), repr=False)
     pool_size: int = Field(16, validation_alias=_env("HOLDFAST_POOL_SIZE"), ge=4)
 
     checkpointer_url: str | None = Field(None, validation_alias=_env("HOLDFAST_CHECKPOINTER_URL"), repr=False)

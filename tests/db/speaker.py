@@ -34,7 +34,7 @@ class Speaker:
         if block := self._block():
             await self._process.stage.runs.append(self.claim, block)
             self._tape.trim(block.last_seq)
-            self._process.events.grown(self.claim.thread_id, self.claim.run_id)
+            self._process.events.logged(self.claim.thread_id, self.claim.run_id, block)
 
     async def end(self, result: bytes | None = b"{}") -> None:
         end = RunEnd(RunStatus.SUCCESS, outcome(), None, self._block(), self._tape.last)

@@ -18,6 +18,7 @@ from holdfast.db.admission import Admissions, Admitted, NewRun
 from holdfast.db.assistants import Assistants, system_assistant_id
 from holdfast.db.bell import Bell
 from holdfast.db.events import EventLog
+from holdfast.db.fanout import Fanout
 from holdfast.db.idempotency import Key
 from holdfast.db.pool import Database
 from holdfast.db.queue import Claimed, Queue
@@ -139,24 +140,34 @@ class Process:
     stage: Stage
     bell: Bell
     events: EventLog
+    fanout: Fanout | None
 
 
 @asynccontextmanager
-async def process(url: str, *, listening: bool = True, size: int = 8) -> AsyncIterator[Process]:
-    """A process whose bell already listens (or is deaf)."""
+async def process(
+    url: str, *, listening: bool = True, size: int = 8, fanout_url: str | None = None
+) -> AsyncIterator[Process]:
+    """A process whose bell already listens (or is deaf), and whose fan-out does if it has one."""
     async with opened(url, size=size) as stage:
         bell = Bell(stage.database, url if listening else None)
-        events = EventLog(stage.database, stage.runs, bell, sse.split)
+        fanout = Fanout(fanout_url, bell) if fanout_url else None
+        events = EventLog(stage.database, stage.runs, bell, sse.split, fanout)
         tasks = [asyncio.create_task(bell.listen()), asyncio.create_task(events.watch())]
+        if fanout is not None:
+            tasks.append(asyncio.create_task(fanout.listen()))
         try:
             if listening:
                 await until(lambda: bell.poll_seconds > 1)
-            yield Process(stage, bell, events)
+            if fanout is not None:
+                await until(lambda: fanout.poll_seconds > 1)
+            yield Process(stage, bell, events, fanout)
         finally:
             await bell.close()
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+            if fanout is not None:
+                await fanout.close()
 
 
 def emptied(conn: Connection[Any]) -> None:

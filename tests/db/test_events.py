@@ -48,7 +48,7 @@ async def test_a_follower_without_a_place_hears_only_what_is_said_from_now_on(
     speaker.say("before")
     await speaker.log()
     live = [asyncio.create_task(heard(at.events, speaker.claim.run_id, None)) for at in (here, elsewhere)]
-    await until(lambda: elsewhere.events._news._waiting and here.events._tapes[speaker.claim.run_id]._waiting)
+    await until(lambda: elsewhere.events._news._places and here.events._tapes[speaker.claim.run_id]._waiting)
     speaker.say("after")
     await speaker.end()
     assert [await one for one in live] == [speaker.said[1:]] * 2
@@ -75,7 +75,7 @@ async def test_a_follower_that_waits_for_a_pending_run_hears_all_of_it(
 ) -> None:
     run_id, _ = await here.stage.admit(await here.stage.thread())
     following = [asyncio.create_task(heard(at.events, run_id)) for at in (here, elsewhere)]
-    await until(lambda: here.events._news._waiting and elsewhere.events._news._waiting)
+    await until(lambda: here.events._news._places and elsewhere.events._news._places)
     speaker = Speaker(here, await here.stage.claim())
     speaker.say(*before.split())
     here.bell.ring("events", run_id)
@@ -155,7 +155,7 @@ async def test_waiting_for_a_result_brings_it_where_it_was_made_and_an_end_where
     here: Process, elsewhere: Process, speaker: Speaker
 ) -> None:
     waiting = [asyncio.create_task(at.events.result(ANN, speaker.claim.run_id)) for at in (here, elsewhere)]
-    await until(lambda: here.events._tapes[speaker.claim.run_id]._waiting and elsewhere.events._news._waiting)
+    await until(lambda: here.events._tapes[speaker.claim.run_id]._waiting and elsewhere.events._news._places)
     await speaker.end(b'{"x":1}')
     async with asyncio.timeout(5):
         assert [await one for one in waiting] == [b'{"x":1}', None]
@@ -167,7 +167,7 @@ async def test_a_run_that_is_cancelled_before_it_starts_ends_its_followers(here:
     run_id, _ = await here.stage.admit(thread_id)
     waiting = [asyncio.create_task(heard(at.events, run_id)) for at in (here, elsewhere)]
     waiting += [asyncio.create_task(at.events.result(ANN, run_id)) for at in (here, elsewhere)]  # type: ignore[list-item]
-    await until(lambda: all(len(at.events._news._waiting.get(run_id, ())) == 2 for at in (here, elsewhere)))
+    await until(lambda: all(len(at.events._news._places.get(run_id, ())) == 2 for at in (here, elsewhere)))
     await here.stage.runs.cancel(ANN, thread_id, run_id, "interrupt")
     here.events.grown(thread_id, run_id)
     async with asyncio.timeout(2):
@@ -185,11 +185,11 @@ async def test_followers_that_went_away_leave_nothing_behind(
 ) -> None:
     waiting = [asyncio.create_task(heard(at.events, speaker.claim.run_id)) for at in (here, elsewhere)]
     tape = here.events._tapes[speaker.claim.run_id]
-    await until(lambda: tape._waiting and elsewhere.events._news._waiting)
+    await until(lambda: tape._waiting and elsewhere.events._news._places)
     for one in waiting:
         one.cancel()
     await asyncio.wait(waiting)
-    assert (tape._waiting, elsewhere.events._news._waiting) == (set(), {})
+    assert (tape._waiting, elsewhere.events._news._places) == (set(), {})
 
 
 async def test_expiry_takes_old_blocks_of_ended_runs_and_a_join_after_it_still_ends(here: Process) -> None:
@@ -265,7 +265,7 @@ async def test_followers_survive_a_storm_of_lost_connections(clean_url: str) -> 
         here, elsewhere = [await stack.enter_async_context(process(clean_url)) for _ in range(2)]
         speaker = Speaker(here, await here.stage.started())
         following = asyncio.create_task(heard(elsewhere.events, speaker.claim.run_id))
-        await until(lambda: elsewhere.events._news._waiting)
+        await until(lambda: elsewhere.events._news._places)
         async with here.stage.outside() as conn:
             await conn.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -321,7 +321,7 @@ async def test_all_who_wait_in_vain_cost_one_look(here: Process, clean_url: str)
     run_ids = [(await here.stage.started()).run_id for _ in range(3)]
     following = [asyncio.create_task(heard(here.events, run_id)) for run_id in run_ids for _ in range(10)]
     joining = [asyncio.create_task(here.events.result(ANN, run_id)) for run_id in run_ids]
-    await until(lambda: sum(map(len, here.events._news._waiting.values())) == 33)
+    await until(lambda: sum(map(len, here.events._news._places.values())) == 33)
     async with here.stage.outside() as conn:
         over = "UPDATE holdfast.runs SET status = 'success', worker_id = NULL WHERE run_id = %s"
         await conn.execute(over, run_ids[:1])

@@ -115,7 +115,7 @@ async def test_two_hundred_followers_elsewhere_cost_what_a_few_do(here: Process,
     speaker = Speaker(here, await here.stage.started())
     asked = counting(elsewhere.events)
     following = [asyncio.create_task(heard(elsewhere.events, speaker.claim.run_id)) for _ in range(FOLLOWERS)]
-    waiting = elsewhere.events._news._waiting
+    waiting = elsewhere.events._news._places
     await until(lambda: len(waiting.get(speaker.claim.run_id, ())) == FOLLOWERS)
     blocks = 10
     for number in range(blocks):
@@ -133,7 +133,7 @@ async def test_followers_share_no_answer_with_whom_they_share_no_sight(here: Pro
     speaker.say("hers")
     await speaker.log()
     hers = asyncio.create_task(heard(elsewhere.events, speaker.claim.run_id))
-    await until(lambda: elsewhere.events._news._waiting)
+    await until(lambda: elsewhere.events._news._places)
     his = [frames async for frames in elsewhere.events.follow_thread(BOB, speaker.claim.thread_id, 0)]
     assert his == []
     found = await asyncio.gather(

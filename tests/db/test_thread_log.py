@@ -34,7 +34,7 @@ async def heard(
 async def test_runs_follow_each_other_and_each_end_has_a_number(here: Process, elsewhere: Process) -> None:
     thread_id = await here.stage.thread()
     following = [asyncio.create_task(heard(at.events, thread_id, 6)) for at in (here, elsewhere)]
-    await until(lambda: here.events._news._waiting and elsewhere.events._news._waiting)
+    await until(lambda: here.events._news._places and elsewhere.events._news._places)
     first = Speaker(here, await here.stage.started(thread_id))
     first.say("one", "two")
     await first.log()
@@ -56,7 +56,7 @@ async def test_a_follower_without_a_place_hears_what_is_logged_from_now_on(here:
     speaker.say("before")
     await speaker.log()
     live = asyncio.create_task(heard(here.events, speaker.claim.thread_id, 2, after=None))
-    await until(lambda: here.events._news._waiting)
+    await until(lambda: here.events._news._places)
     speaker.say("after")
     await speaker.end()
     assert [said for _, said in await live] == [speaker.said[1], speaker.claim.run_id]
@@ -101,7 +101,7 @@ async def test_a_state_update_is_said_with_the_next_number(here: Process, elsewh
     speaker.say("one")
     await speaker.end()
     following = asyncio.create_task(heard(elsewhere.events, thread_id, 1, after=2))
-    await until(lambda: elsewhere.events._news._waiting)
+    await until(lambda: elsewhere.events._news._places)
     token = await here.stage.threads.begin_edit(ANN, thread_id)
     await here.stage.threads.end_edit(thread_id, token, outcome(), frame=b"event: state_update\r\ndata: 1\r\n\r\n")
     here.events.grown(thread_id)
@@ -123,7 +123,7 @@ async def test_nothing_of_a_block_is_in_the_stream_of_a_run_that_it_does_not_bel
 async def test_a_deleted_thread_ends_its_followers(here: Process, elsewhere: Process) -> None:
     thread_id = await here.stage.thread()
     following = [asyncio.create_task(heard(at.events, thread_id, 1)) for at in (here, elsewhere)]
-    await until(lambda: here.events._news._waiting and elsewhere.events._news._waiting)
+    await until(lambda: here.events._news._places and elsewhere.events._news._places)
     await here.stage.runs.delete_thread(ANN, thread_id)
     here.events.grown(thread_id)
     async with asyncio.timeout(3):
@@ -179,7 +179,7 @@ async def test_a_long_log_is_read_in_pieces(here: Process) -> None:
 
 async def test_followers_that_went_away_leave_nothing_behind(here: Process) -> None:
     following = asyncio.create_task(heard(here.events, await here.stage.thread(), 1))
-    await until(lambda: here.events._news._waiting)
+    await until(lambda: here.events._news._places)
     following.cancel()
     await asyncio.wait([following])
-    assert here.events._news._waiting == {}
+    assert here.events._news._places == {}

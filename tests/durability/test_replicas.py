@@ -1,6 +1,7 @@
 """Several processes on one database are one server: whatever one of them begins, any other goes on with.
 
-Everything is played twice: with clients who choose a replica for each request, and behind nginx, which does.
+Everything is played three times: with clients who choose a replica for each request, behind nginx, which does, and with
+events that go through Redis.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tests.durability.tally import Tally
 from tests.support.follow import following
 from tests.support.nginx import binary, nginx
 from tests.support.postgres import Cluster
+from tests.support.redis import redis_server
 from tests.support.server import Server, free_port
 from tests.support.talk import LONG, get_thread, join, new_thread, parse, run_status, start, until, until_running, wait
 
@@ -45,13 +47,28 @@ class Replicas:
         return (self.a, self.b, self.c)
 
 
-@pytest.fixture(scope="module")
-def servers(cluster: Cluster) -> Iterator[list[Server]]:
+@contextmanager
+def four_servers(cluster: Cluster, **environment: str) -> Iterator[list[Server]]:
     """Two that only answer, one that does both, and one that only works."""
     with cluster.database() as url, ExitStack() as stack, ThreadPoolExecutor() as pool:
-        parts = ("api", "api", "serve", "worker")
-        servers = [Server(part=part, config=PROJECT, database_url=url, HOLDFAST_SLOTS="2") for part in parts]
+        servers = [
+            Server(part=part, config=PROJECT, database_url=url, HOLDFAST_SLOTS="2", **environment)
+            for part in ("api", "api", "serve", "worker")
+        ]
         yield list(pool.map(stack.enter_context, servers))
+
+
+@pytest.fixture(scope="module")
+def servers(cluster: Cluster) -> Iterator[list[Server]]:
+    with four_servers(cluster) as servers:
+        yield servers
+
+
+@pytest.fixture(scope="module")
+def servers_with_fanout(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
+    place = tmp_path_factory.mktemp("redis")
+    with redis_server(place) as url, four_servers(cluster, FANOUT_URL=url) as servers:
+        yield servers
 
 
 @pytest.fixture(
@@ -62,13 +79,16 @@ def servers(cluster: Cluster) -> Iterator[list[Server]]:
             "behind nginx",
             marks=pytest.mark.skipif(binary() is None, reason="there is no nginx binary on this machine"),
         ),
+        "with a fan-out",
     ],
 )
-def replicas(servers: list[Server], request: pytest.FixtureRequest) -> Iterator[Replicas]:
+def replicas(request: pytest.FixtureRequest) -> Iterator[Replicas]:
+    fixture = "servers_with_fanout" if request.param == "with a fan-out" else "servers"
+    servers = request.getfixturevalue(fixture)[:3]
     with ExitStack() as stack:
-        urls = [server.url for server in servers[:3]]
+        urls = [server.url for server in servers]
         if request.param == "behind nginx":
-            urls = 3 * [stack.enter_context(nginx([server.port for server in servers[:3]]))]
+            urls = 3 * [stack.enter_context(nginx([server.port for server in servers]))]
         yield Replicas(*[stack.enter_context(httpx.Client(base_url=url, timeout=30.0)) for url in urls])
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
-import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -15,12 +13,12 @@ from langchain_core.tools import tool
 from langgraph.store.memory import InMemoryStore
 from llmock.scenarios import StreamFault
 from prometheus_client import REGISTRY
-from redis import ConnectionError as RedisConnectionError
 from redis import Redis
 
 from graph.cache import MemoryCache, Question
 from graph.models import chat_model, close
 from graph.state import Context
+from tests.support.redis import redis_server
 
 pytestmark = pytest.mark.anyio
 
@@ -42,34 +40,10 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def redis(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Redis]:
     """A redis-server of this test's own, and a client that looks into it."""
-    if not (binary := shutil.which("redis-server")):
-        pytest.skip("no redis-server: apt-get install redis-server")
-    port = a_free_port()
-    command = [binary, "--port", str(port), "--save", "", "--dir", str(tmp_path), "--bind", "127.0.0.1"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server, Redis(port=port) as client:
-        wait_until_it_answers(client)
+    with redis_server(tmp_path) as url, Redis.from_url(url) as client:
         monkeypatch.setenv("MODEL_CACHE", "redis")
-        monkeypatch.setenv("REDIS_URL", f"redis://127.0.0.1:{port}")
+        monkeypatch.setenv("REDIS_URL", url)
         yield client
-        server.terminate()
-
-
-def a_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_until_it_answers(client: Redis) -> None:
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            client.ping()
-        except RedisConnectionError:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        else:
-            return
 
 
 def by_words(texts: list[str]) -> list[list[float]]:

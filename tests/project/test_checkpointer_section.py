@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-import socket
-import subprocess
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from holdfast.errors import ProjectError
 from holdfast.project import load_project
 from holdfast.sections import Sections
+from tests.support.redis import redis_server
 from tests.support.server import ROOT, free_port, refusal_to_start
-from tests.support.talk import until
 
 
 def test_the_documented_section_does_what_the_page_says() -> None:
@@ -63,20 +61,11 @@ def test_a_server_of_checkpoints_has_to_be_named_and_to_be_there(
 
 
 def test_a_redis_without_modules_is_refused_at_the_start(tmp_path: Path, database_url: str) -> None:
-    if not (binary := shutil.which("redis-server")):
-        pytest.skip("no redis-server: apt-get install redis-server")
-    port = free_port()
-    redis = subprocess.Popen([binary, "--port", str(port), "--save", ""], stdout=subprocess.DEVNULL)
-    try:
-        until(lambda: _answers(port), "the redis-server answers")
-        if b"search" in _asked(port, b"MODULE LIST\r\n"):
+    with redis_server(tmp_path) as url, Redis.from_url(url) as client:
+        if any(module["name"] == "search" for module in client.module_list()):
             pytest.skip("this one has them")
-        url = f"redis://127.0.0.1:{port}"
         said = refusal_to_start(_written(tmp_path, {"backend": "redis", "url": url}), database_url)
-        assert "it takes Redis 8, or one with the modules for search and JSON" in said
-    finally:
-        redis.terminate()
-        redis.wait()
+    assert "it takes Redis 8, or one with the modules for search and JSON" in said
 
 
 def test_a_backend_that_is_not_installed_says_how_to_install_it(tmp_path: Path, database_url: str) -> None:
@@ -107,19 +96,6 @@ def _written(place: Path, section: dict[str, object]) -> Path:
     config = place / "langgraph.json"
     config.write_text(json.dumps({"dependencies": ["."], "graphs": {"agent": "./g.py:graph"}, "checkpointer": section}))
     return config
-
-
-def _answers(port: int) -> bool:
-    try:
-        return b"PONG" in _asked(port, b"PING\r\n")
-    except OSError:
-        return False
-
-
-def _asked(port: int, command: bytes) -> bytes:
-    with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
-        connection.sendall(command)
-        return connection.recv(4096)
 
 
 @pytest.mark.parametrize(

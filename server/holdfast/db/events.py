@@ -13,7 +13,8 @@ A recovered attempt starts its numbers `ATTEMPT_GAP` higher: live followers of t
 that never reached the log, and none of those numbers may come back with another meaning.
 
 Followers who are at the same place of a log want the same of it at the same time, so they ask together (`shared.py`):
-a thousand cost what one costs.
+a thousand cost what one costs. With a fan-out (`fanout.py`) a run's blocks are brought to them, and they ask only at
+the beginning, after a gap and at the end.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ from uuid import UUID
 from psycopg.rows import DictRow
 
 from holdfast.db.bell import Bell
+from holdfast.db.fanout import Fanout
 from holdfast.db.news import News
 from holdfast.db.pool import Database, persistent, repeated
 from holdfast.db.runs import Runs
+from holdfast.db.saves import Block
 from holdfast.db.scope import scoped, sight_key
 from holdfast.db.shared import Shared
 from holdfast.db.sql import statements
@@ -144,15 +147,23 @@ def _wake(waiting: Iterable[asyncio.Future[None]]) -> None:
 class EventLog:
     """Follow any run, wherever it is executed."""
 
-    def __init__(self, database: Database, runs: Runs, bell: Bell, split: Callable[[bytes], Sequence[bytes]]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        runs: Runs,
+        bell: Bell,
+        split: Callable[[bytes], Sequence[bytes]],
+        fanout: Fanout | None = None,
+    ) -> None:
         self._database = database
         self._runs = runs
         self._bell = bell
+        self._fanout = fanout
         self._split = split
         self._sql = statements("events")
         self._tapes: dict[UUID, Tape] = {}
         self._followers: Counter[UUID] = Counter()
-        self._news = News(database, bell)
+        self._news = News(database, bell, fanout)
         self._rows: Shared[Hashable, DictRow | None] = Shared()
         self._blocks: Shared[Hashable, list[DictRow]] = Shared()
 
@@ -172,8 +183,19 @@ class EventLog:
     def grown(self, *logs: UUID) -> None:
         """There is something new in the logs of these runs and threads: followers everywhere look again."""
         about = " ".join(map(str, logs))
-        self._bell.ring("events", about)
+        if self._fanout is None:
+            self._bell.ring("events", about)
+        else:
+            self._fanout.publish(logs)
         self._news.tell(about)
+
+    def logged(self, thread_id: UUID, run_id: UUID, block: Block) -> None:
+        """A block of this run is in its log and in its thread's."""
+        if self._fanout is None:
+            self.grown(thread_id, run_id)
+            return
+        self._fanout.publish([thread_id], run_id, block)
+        self._news.tell(str(thread_id))
 
     def is_followed(self, run_id: UUID) -> bool:
         """Whether somebody in this process follows the run at this moment."""
@@ -231,35 +253,38 @@ class EventLog:
             after: the last number already seen; 0 from the start, None for what is logged from now on.
         """
         cursor = after if after is not None else await self._newest_of_thread(thread_id)
-        while True:
-            with self._news.of("thread", thread_id, cursor) as news:
-                blocks = await self._read_thread(caller, thread_id, cursor)
+        with self._news.of("thread", thread_id, cursor) as place:
+            while True:
+                await place.news()
+                place.takes_look()
+                blocks = await self._read_thread(caller, thread_id, place.after)
                 if blocks and blocks[-1]["last_seq"] is not None:
-                    yield [self._piece(block, cursor) for block in blocks]
-                    cursor = blocks[-1]["last_seq"]
+                    yield [self._piece(block, place.after) for block in blocks]
+                    place.after = blocks[-1]["last_seq"]
+                    place.look_again()
                 elif blocks and blocks[-1]["ended_last"] is not None:
-                    cursor = blocks[-1]["event_seq"]
-                    yield [Piece(cursor, blocks[-1]["ended_ms"], blocks[-1]["ended_last"])]
+                    place.after = blocks[-1]["event_seq"]
+                    yield [Piece(place.after, blocks[-1]["ended_ms"], blocks[-1]["ended_last"])]
+                    place.look_again()
                 elif not blocks or blocks[-1]["gone"]:
                     return
-                else:
-                    await news.wait()
 
     async def result(self, caller: Caller, run_id: UUID) -> bytes | None:
         """Wait for the run's end; its final JSON if it ended in this process, else None."""
-        while True:
-            if tape := self._tapes.get(run_id):
-                while not tape.ended:
-                    await tape.news()
-                if tape.over:
-                    return tape.result
-            with self._news.of("run", run_id, NEVER_WRITTEN) as news:
-                run = await self._find(caller, run_id)
-                if run_id in self._tapes:
-                    continue
-                if run is None or run["status"] not in ACTIVE:
-                    return None
-                await news.wait()
+        with self._news.of("run", run_id, NEVER_WRITTEN) as place:
+            while True:
+                if tape := self._tapes.get(run_id):
+                    while not tape.ended:
+                        await tape.news()
+                    if tape.over:
+                        return tape.result
+                    place.look_again()
+                if place.takes_look():
+                    run = await self._find(caller, run_id)
+                    if run_id not in self._tapes and (run is None or run["status"] not in ACTIVE):
+                        return None
+                if run_id not in self._tapes:
+                    await place.news()
 
     async def watch(self) -> None:
         """Look after all who wait, in case a ring was lost; until cancelled."""
@@ -314,21 +339,25 @@ class EventLog:
 
     async def _from_log(self, caller: Caller, run_id: UUID, cursor: int) -> AsyncIterator[tuple[Frames, int]]:
         """Follow the log until the run has ended, or turns out to be executed here."""
-        while True:
-            with self._news.of("run", run_id, cursor) as news:
-                # The status is read before the log: what an ended run said is then all there.
-                run = await self._find(caller, run_id)
-                blocks = await self._read(run_id, cursor)
+        with self._news.of("run", run_id, cursor) as place:
+            while run_id not in self._tapes:
+                blocks, is_last = place.told(), False
+                if place.takes_look():
+                    # The status is read before the log: what an ended run said is then all there.
+                    run = await self._find(caller, run_id)
+                    blocks = await self._read(run_id, place.after)
+                    if _is_full(blocks):
+                        place.look_again()
+                    else:
+                        is_last = run is None or run["status"] not in ACTIVE
                 for block in blocks:
                     # Empty where all that a block says is that the run ended.
-                    if frames := self._rest_of(block, cursor):
+                    if frames := self._rest_of(block, place.after):
                         yield frames, block["last_seq"]
-                    cursor = block["last_seq"]
-                if blocks:
-                    continue
-                if run is None or run["status"] not in ACTIVE or run_id in self._tapes:
+                    place.after = max(place.after, block["last_seq"])
+                if is_last:
                     return
-                await news.wait()
+                await place.news()
 
     async def _catch_up(self, run_id: UUID, cursor: int, tape: Tape) -> tuple[Frames, int]:
         """What the log has between the cursor and the tape; the cursor moves to the tape where the log has nothing."""
@@ -356,3 +385,8 @@ class EventLog:
 
     def _rest_of(self, block: DictRow, cursor: int) -> Frames:
         return list(self._split(block["frames"])[max(0, cursor - block["first_seq"] + 1) :])
+
+
+def _is_full(blocks: Sequence[DictRow]) -> bool:
+    """Whether there may be more of what was read."""
+    return len(blocks) >= BLOCKS_PER_READ or sum(len(block["frames"]) for block in blocks) >= BATCH_BYTES

@@ -114,7 +114,7 @@ class Journal:
             while (block := self._take_block()) is not None:
                 await self._runs.append(self._run, block)
                 self._tape.trim(block.last_seq)
-                self._events.grown(self._run.thread_id, self._run.run_id)
+                self._events.logged(self._run.thread_id, self._run.run_id, block)
                 if self._buffered < FLUSH_BYTES:
                     break
         except HoldfastError:
