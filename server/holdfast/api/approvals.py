@@ -18,6 +18,7 @@ from holdfast.api.responses import Json
 from holdfast.api.starting import Origin, start
 from holdfast.db.approvals import ApprovalFilter
 from holdfast.rules.caller import Caller, User
+from holdfast.rules.scope import Scope
 from holdfast.wire import codec
 from holdfast.wire.approvals import MOST_OFFSET, Approval, ApprovalSearch, approval_view
 from holdfast.wire.merging import settings_of
@@ -26,8 +27,9 @@ from holdfast.wire.runs import CommandBody, ConfigBody, RunCreate
 
 router = APIRouter(tags=["Approvals"])
 
-MaySearch = Annotated[Caller, may("threads", "search")]
-MayRead = Annotated[Caller, may("threads", "read")]
+_SEEING = (Scope.READ, Scope.APPROVE)
+MaySearch = Annotated[Caller, may("threads", "search", scopes=_SEEING)]
+MayRead = Annotated[Caller, may("threads", "read", scopes=_SEEING)]
 
 
 @router.post(

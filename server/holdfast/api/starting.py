@@ -15,6 +15,7 @@ from structlog.contextvars import bind_contextvars
 
 from holdfast.api.access import REQUEST_ID
 from holdfast.api.assistants import resolve
+from holdfast.api.auth import lacks
 from holdfast.api.cancelling import tell
 from holdfast.api.deps import Services, services
 from holdfast.db.admission import NO_PLACE, Answers, NewRun
@@ -25,6 +26,7 @@ from holdfast.rules.approval import OnPending, stricter
 from holdfast.rules.caller import Caller, Sight
 from holdfast.rules.command import bind_resume
 from holdfast.rules.headers import visible
+from holdfast.rules.scope import run_lacks
 from holdfast.rules.trace import TRACEPARENT, named_trace, trace_of
 from holdfast.sections import HeaderPatterns
 from holdfast.wire import codec
@@ -163,6 +165,8 @@ async def _new_run(
     except Missing:
         raise Missing(NO_PLACE) from None
     body = await _taken_on(with_, who, body, thread_id)
+    if not origin.is_ours:
+        _check_scope(who, body)
     config, context, metadata = _merged(assistant, body, origin)
     searchable(metadata, "metadata")
     answers = await _bound(with_, who, body, thread_id)
@@ -218,8 +222,10 @@ async def check(with_: Services, who: Caller, body: RunCreate) -> UUID:
 
     Raises:
         Missing: no such assistant.
+        Forbidden: they may not start runs.
         BadRequest, Invalid: contradictory or malformed.
     """
+    _check_scope(who, body)
     assistant = await _assistant(with_, who, resolve(with_, body.assistant_id), None, asks=True)
     config, context, metadata = _merged(assistant, body, Origin(""))
     stored_kwargs(body, config, context, None, temporary=False, user=None)
@@ -227,6 +233,14 @@ async def check(with_: Services, who: Caller, body: RunCreate) -> UUID:
     _webhook(with_, body)
     found: UUID = assistant["assistant_id"]
     return found
+
+
+def _check_scope(who: Caller, body: RunCreate) -> None:
+    """Raises: Forbidden: they may not start, or may not answer."""
+    told = body.command
+    brings = body.input is not None or (told is not None and (told.update is not None or told.goto is not None))
+    if scope := run_lacks(who.scopes, answers=body.resumes, brings=brings):
+        raise lacks(scope)
 
 
 async def _assistant(
