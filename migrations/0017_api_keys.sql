@@ -18,3 +18,6 @@ COMMENT ON COLUMN holdfast.api_keys.scopes IS 'what the key may do, and permissi
 COMMENT ON COLUMN holdfast.api_keys.old_digest IS 'of the secret before the last rotation, good until old_until';
 COMMENT ON COLUMN holdfast.api_keys.last_used_at IS 'to the minute';
 CREATE INDEX api_keys_by_owner ON holdfast.api_keys (owner, created_at);
+
+ALTER TABLE holdfast.approvals ADD COLUMN requested_by text;
+COMMENT ON COLUMN holdfast.approvals.requested_by IS 'who started what the question is about; NULL, from before this was written down: the owner';

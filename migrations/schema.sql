@@ -347,6 +347,7 @@ CREATE TABLE holdfast.approvals (
     webhook text,
     acted_at timestamptz,
     problem text,
+    requested_by text,
     CONSTRAINT a_due_time_says_what_happens_then CHECK ((due_at IS NULL) = (outcome IS NULL))
 );
 COMMENT ON COLUMN holdfast.approvals.owner IS 'of the thread; with metadata, who sees it';
@@ -356,6 +357,7 @@ COMMENT ON COLUMN holdfast.approvals.question IS 'the interrupt''s value as JSON
 COMMENT ON COLUMN holdfast.approvals.decided_by IS 'whose answer, input, update or deletion it was';
 COMMENT ON COLUMN holdfast.approvals.due_answer IS 'what the deadline answers, as JSON bytes';
 COMMENT ON COLUMN holdfast.approvals.acted_at IS 'when the deadline did what it was to do: it does it once';
+COMMENT ON COLUMN holdfast.approvals.requested_by IS 'who started what the question is about; NULL, from before this was written down: the owner';
 COMMENT ON COLUMN holdfast.approvals.problem IS 'why the deadline, or an answer, came to nothing';
 CREATE UNIQUE INDEX one_open_approval_per_question ON holdfast.approvals (thread_id, interrupt_id)
     WHERE state IN ('pending', 'answering', 'expiring');

@@ -122,7 +122,9 @@ async def run(
     for warning in project.warnings:
         logger.warning("%s", warning)
     if part in SERVING:
-        settings.check_door(has_custom_auth=project.sections.auth.path is not None)
+        has_custom_auth = project.sections.auth.path is not None
+        settings.check_door(has_custom_auth=has_custom_auth)
+        project.check_approvers(has_callers=has_custom_auth or settings.authenticates)
     project.check_sharing(alone=part == "serve" and sibling is None)
     allow_many_files()
     listener = _listener(settings, part, sibling)

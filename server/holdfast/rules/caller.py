@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from holdfast.rules.scope import USUAL
+from holdfast.rules.scope import ALL, USUAL
 
 
 class Sight(StrEnum):
@@ -78,7 +78,7 @@ class Caller:
         return any(contains(changes, terms) for terms in touched)
 
 
-LOCAL = Caller("local", alone=True)
+LOCAL = Caller("local", alone=True, scopes=ALL)
 """The one owner of a server without authentication."""
 
 SERVER = Caller("holdfast", Sight.ALL)
