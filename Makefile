@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv
 
-.PHONY: serve test check conformance clients durability chaos schemathesis eval agent-faults bench bench-floor load stack idle clean
+.PHONY: serve test check conformance clients durability chaos schemathesis security audit eval agent-faults bench bench-floor load stack \
+	idle clean
 
 # $(call installed,PROGRAM,PACKAGE): the program, from Debian if need be.
 installed = command -v $(1) >/dev/null || command -v /usr/sbin/$(1) >/dev/null || \
@@ -44,6 +45,15 @@ chaos: .venv/ready
 
 schemathesis: .venv/ready
 	$(BIN)/python -m tests.fuzz
+
+# Who gets in, out or through who should not: all of tests/security, of which `make test` has a slice.
+security: .venv/ready
+	SECURITY=whole $(BIN)/python -m pytest tests/security
+
+# Known holes in what we stand on. Asks PyPI and npm, so it is no part of `make test`.
+audit: .venv/ready
+	$(UV) export --quiet --frozen --no-dev --all-extras --no-emit-project | $(UV) tool run pip-audit --strict --no-deps --disable-pip -r /dev/stdin
+	cd tests/clients && npm audit
 
 # With OPENAI_API_KEY on the real model. ARGS="--baseline FILE" fails on regressions, "--url URL" is another server's agent.
 eval: .venv/ready

@@ -34,6 +34,7 @@ NAMES = [
     ("POSTGRES_URI", "postgresql://c", "database_url", "postgresql://c"),
     ("DATABASE_DIRECT_URL", "postgresql://d", "database_direct_url", "postgresql://d"),
     ("DATABASE_READ_URL", "postgresql://replica", "database_read_url", "postgresql://replica"),
+    ("FANOUT_URL", "redis://between", "fanout_url", "redis://between"),
     ("HOLDFAST_READ_WAIT_SECONDS", "0.2", "read_wait_seconds", 0.2),
     ("HOLDFAST_PROCESSES", "2", "processes", 2),
     ("HOLDFAST_POOLER", "transaction", "pooler", "transaction"),

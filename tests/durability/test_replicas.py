@@ -64,13 +64,6 @@ def servers(cluster: Cluster) -> Iterator[list[Server]]:
         yield servers
 
 
-@pytest.fixture(scope="module")
-def servers_with_fanout(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
-    place = tmp_path_factory.mktemp("redis")
-    with redis_server(place) as url, four_servers(cluster, FANOUT_URL=url) as servers:
-        yield servers
-
-
 @pytest.fixture(
     scope="module",
     params=[
@@ -82,13 +75,18 @@ def servers_with_fanout(cluster: Cluster, tmp_path_factory: pytest.TempPathFacto
         "with a fan-out",
     ],
 )
-def replicas(request: pytest.FixtureRequest) -> Iterator[Replicas]:
-    fixture = "servers_with_fanout" if request.param == "with a fan-out" else "servers"
-    servers = request.getfixturevalue(fixture)[:3]
+def replicas(
+    cluster: Cluster, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Replicas]:
     with ExitStack() as stack:
-        urls = [server.url for server in servers]
+        if request.param == "with a fan-out":
+            redis = stack.enter_context(redis_server(tmp_path_factory.mktemp("redis")))
+            servers = stack.enter_context(four_servers(cluster, FANOUT_URL=redis, HOLDFAST_POOL_SIZE="6"))
+        else:
+            servers = request.getfixturevalue("servers")
+        urls = [server.url for server in servers[:3]]
         if request.param == "behind nginx":
-            urls = 3 * [stack.enter_context(nginx([server.port for server in servers]))]
+            urls = 3 * [stack.enter_context(nginx([server.port for server in servers[:3]]))]
         yield Replicas(*[stack.enter_context(httpx.Client(base_url=url, timeout=30.0)) for url in urls])
 
 

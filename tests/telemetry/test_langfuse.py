@@ -207,7 +207,8 @@ def test_O3_a_langfuse_that_never_answers_holds_up_no_run_no_end_and_no_memory(d
         began = time.monotonic()
         assert server.stop() == 0
         assert time.monotonic() - began < 6
-        assert "the last traces are lost" in server.log
+        # On a slow machine Langfuse was given up before the end.
+        assert "the last traces are lost" in server.log or "traces for Langfuse are lost" in server.log
 
 
 def test_O3_half_a_configuration_ends_the_start(database_url: str) -> None:

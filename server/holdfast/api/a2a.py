@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from holdfast.api.assistants import resolve
 from holdfast.api.deps import Services, With, may, read_json
 from holdfast.api.documents import EVENTS, docs, json_of, schema_of
-from holdfast.api.jsonrpc import known, loaded, refusal
+from holdfast.api.jsonrpc import known, loaded, permitted, refusal
 from holdfast.errors import Invalid
 from holdfast.rules.caller import Caller
 from holdfast.wire.jsonrpc import AgentCard, Message, MessageResult
@@ -66,7 +66,7 @@ async def card(assistant_id: str, request: Request, with_: With, who: MayRead) -
 async def well_known_card(
     request: Request,
     with_: With,
-    who: MayRead,
+    who: Who,
     assistant_id: Annotated[str | None, Query(description="The assistant's id, or the name of a graph")] = None,
 ) -> Response:
     if assistant_id is None:
@@ -74,6 +74,7 @@ async def well_known_card(
         if len(graphs) != 1:
             raise Invalid("assistant_id is missing: there are several agents here")
         assistant_id = graphs[0]
+    who = await permitted(with_, who, "assistants", "read", {"assistant_id": assistant_id})
     return await _card(with_, who, assistant_id, request)
 
 

@@ -1,0 +1,94 @@
+"""Nobody reaches, or learns of, what belongs to somebody else: every route, every place in which it takes an id."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.routing import WebSocketRoute
+
+from holdfast.api.application import routers
+from holdfast.sections import HttpSection
+from tests.conftest import PROJECT
+from tests.security.matrix import Things, asked, made_by, rows, snapshot, without_ids
+from tests.security.routes import CANARY, OPEN, ROWS, Ask
+from tests.support.postgres import Cluster
+from tests.support.server import Server
+
+AUTH = Path(__file__).parents[1] / "support" / "auth"
+KEYS = "ada:key-a,bob:key-b"
+
+EACH = pytest.mark.parametrize(
+    ("method", "path", "ask"),
+    [pytest.param(*row, id=f"{row[0]} {row[1]} {number}") for number, row in enumerate(rows())],
+)
+
+
+WHOLE = os.environ.get("SECURITY") == "whole"
+"""`make security`; without it the slice that `make test` has."""
+
+
+@pytest.fixture(scope="module", params=["keys", "bare", "filtered"] if WHOLE else ["keys"])
+def server(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Two people who are told apart by our keys, by a project's authentication, and by its filters."""
+    config = PROJECT if request.param == "keys" else AUTH / f"{request.param}.json"
+    environment = {"HOLDFAST_API_KEYS": KEYS} if request.param == "keys" else {}
+    with cluster.database() as url, Server(database_url=url, config=config, **environment) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def ada(server: Server) -> Iterator[httpx.Client]:
+    with server.http(headers={"x-api-key": "key-a"}, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def bob(server: Server) -> Iterator[httpx.Client]:
+    with server.http(headers={"x-api-key": "key-b"}, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def hers(ada: httpx.Client) -> Things:
+    return made_by(ada)
+
+
+@pytest.fixture(scope="module")
+def before(ada: httpx.Client, hers: Things) -> Mapping[str, Any]:
+    return snapshot(ada, hers)
+
+
+def test_every_route_has_its_row() -> None:
+    routes = [route for _, router in routers(HttpSection()) for route in router.routes]
+    assert not [route for route in routes if isinstance(route, WebSocketRoute)]
+    there = {(method, route.path) for route in routes for method in route.methods}  # type: ignore[attr-defined]
+    assert {row for row in there if row[1] not in OPEN} == set(ROWS)
+
+
+@EACH
+def test_somebody_else_cannot_tell_her_things_from_none(
+    ada: httpx.Client, bob: httpx.Client, hers: Things, before: Mapping[str, Any], method: str, path: str, ask: Ask
+) -> None:
+    nobodys = Things.nobodys()
+    status, text = asked(bob, method, path, ask, hers)
+    other_status, other_text = asked(bob, method, path, ask, nobodys)
+    assert status < 500
+    assert status != 422
+    assert CANARY not in text.replace(f'"{CANARY}" not found', "")
+    if not ask.tells_that_it_exists:
+        assert (status, without_ids(text, hers)) == (other_status, without_ids(other_text, nobodys))
+    else:
+        assert status in (404, 409)
+    assert snapshot(ada, hers) == before
+
+
+@pytest.mark.skipif(not WHOLE, reason="make security")
+@EACH
+def test_she_herself_is_answered(ada: httpx.Client, method: str, path: str, ask: Ask) -> None:
+    status, text = asked(ada, method, path, ask, made_by(ada))
+    assert status in ask.owner, text
