@@ -26,8 +26,10 @@ async def way_in(
     """The gate of a server that knows its callers by their credentials.
 
     Raises:
-        SettingsError: a scope that there is not.
+        SettingsError: a scope that there is not, or a key for the server itself.
     """
+    if SERVER.owner in settings.api_keys.values():
+        raise SettingsError(f"HOLDFAST_API_KEYS: no key may be named {SERVER.owner!r}, which is the server itself")
     ways: list[Way] = [ConfiguredKeys(settings.api_keys)]
     if settings.auth == "keys":
         ways.append(StoredKeys(ApiKeys(database)))

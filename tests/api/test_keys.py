@@ -297,6 +297,22 @@ def test_the_list_shows_what_became_of_keys(keys: Keys) -> None:
     assert "permission:finance read" in lines[id_of(made["valid"])]
 
 
+def test_what_was_made_before_there_were_keys_is_the_key_named_locals(cluster: Cluster) -> None:
+    with cluster.database() as url:
+        with Server(database_url=url, config=PROJECT) as running, running.http(timeout=30) as client:
+            thread = client.post("/threads", json={}).json()["thread_id"]
+        with Server(database_url=url, config=PROJECT, HOLDFAST_AUTH="keys") as running, running.http() as client:
+            local = {"x-api-key": Keys(url).valid("local")}
+            assert client.get(f"/threads/{thread}", headers=local).status_code == 200
+            refused(client.get(f"/threads/{thread}", headers={"x-api-key": Keys(url).valid("ada")}), 404)
+
+
+def test_no_key_of_the_environment_is_the_servers_own(database: str) -> None:
+    line = refusal_to_start(PROJECT, database, HOLDFAST_API_KEYS="holdfast:s3cret-key")
+    assert "'holdfast'" in line
+    assert "s3cret" not in line
+
+
 def test_keys_beside_custom_authentication_are_refused_at_the_start(database: str) -> None:
     bare = PROJECT.parents[1] / "auth" / "bare.json"
     assert "only one can say who callers are" in refusal_to_start(bare, database, HOLDFAST_AUTH="keys")
