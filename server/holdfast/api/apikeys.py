@@ -16,8 +16,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
-from typing import Generic, TypeVar
 
+from holdfast.api.newest import Newest
 from holdfast.db.apikeys import USED_SECONDS, ApiKeys
 from holdfast.errors import DatabaseError
 from holdfast.rules.apikey import parsed
@@ -28,8 +28,6 @@ KNOWN_SECONDS = 3.0
 MOST_KNOWN = 4096
 MOST_UNKNOWN = 1024
 LOOKUPS_AT_ONCE = 4
-
-V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,32 +43,15 @@ class _Known:
     used: float
 
 
-class _Newest(Generic[V]):
-    """The values that were put last."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._values: dict[str, V] = {}
-
-    def get(self, key: str) -> V | None:
-        return self._values.get(key)
-
-    def put(self, key: str, value: V) -> None:
-        self._values.pop(key, None)
-        self._values[key] = value
-        if len(self._values) > self._most:
-            del self._values[next(iter(self._values))]
-
-
 class StoredKeys:
     """API keys of the database."""
 
     def __init__(self, keys: ApiKeys, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._keys = keys
         self._clock = clock
-        self._known: _Newest[_Known] = _Newest(MOST_KNOWN)
-        self._unknown: _Newest[_Known] = _Newest(MOST_UNKNOWN)
-        self._noted: _Newest[float] = _Newest(MOST_KNOWN)
+        self._known: Newest[str, _Known] = Newest(MOST_KNOWN)
+        self._unknown: Newest[str, _Known] = Newest(MOST_UNKNOWN)
+        self._noted: Newest[str, float] = Newest(MOST_KNOWN)
         self._lookups = asyncio.Semaphore(LOOKUPS_AT_ONCE)
         # Nobody has the key that this is of; who asks for a key that is not there is compared with it all the same.
         self._nobodys = secrets.token_bytes(32)
