@@ -35,6 +35,7 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/runs/crons/count"): {},
     ("PATCH", "/runs/crons/{cron}"): {"enabled": False},
     ("POST", "/approvals/search"): {},
+    ("POST", "/approvals/{approval}/answer"): {"answer": "yes"},
     ("PUT", "/store/items"): {"namespace": ["bad input"], "key": "k", "value": {}},
     ("DELETE", "/store/items"): {"namespace": ["bad input"], "key": "k"},
     ("POST", "/store/items/search"): {},

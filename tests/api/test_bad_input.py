@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +30,24 @@ def used(http: httpx.Client) -> str:
     http.post("/assistants", json={"graph_id": "steps", "assistant_id": ASSISTANT, "if_exists": "do_nothing"})
     thread = new_thread(http)
     wait(http, thread, "steps", input={"count": 1})
+    question(http, thread)
     return thread
 
 
 def send(http: httpx.Client, method: str, path: str, thread: str, content: bytes) -> httpx.Response:
     cron = new_cron(http) if "{cron}" in path else ""
-    return http.request(method, path.format(thread=thread, cron=cron, assistant_id=ASSISTANT), content=content)
+    approval = question(http, thread) if "{approval}" in path else ""
+    ids = {"thread": thread, "cron": cron, "approval": approval, "assistant_id": ASSISTANT}
+    return http.request(method, path.format(**ids), content=content)
+
+
+@cache
+def question(http: httpx.Client, of: str) -> str:
+    """The approval that is asked about where others are asked about the thread `of`."""
+    asking = new_thread(http)
+    wait(http, asking, "approve", input={})
+    [approval] = http.get(f"/threads/{asking}/approvals").json()
+    return str(approval["approval_id"])
 
 
 def new_cron(http: httpx.Client) -> str:
@@ -44,7 +58,7 @@ def new_cron(http: httpx.Client) -> str:
 
 def in_table(path: str) -> str:
     """A documented path as the table writes it."""
-    return path.replace("{thread_id}", "{thread}").replace("{cron_id}", "{cron}")
+    return re.sub(r"\{(thread|cron|approval)_id\}", r"{\1}", path)
 
 
 def test_every_operation_with_a_body_is_in_the_table(http: httpx.Client) -> None:
@@ -126,7 +140,7 @@ def test_a_wrong_type_is_refused_by_name(http: httpx.Client, used: str, method: 
 
 def test_the_table_of_wrong_values_covers_what_the_operations_take(http: httpx.Client) -> None:
     documented = {field for method, path in BODIES for field in fields(http, method, path)}
-    anything = {"input", "subgraphs", "checkpoint_during"}
+    anything = {"input", "answer", "subgraphs", "checkpoint_during"}
     assert documented - anything <= set(WRONG)
 
 

@@ -46,11 +46,15 @@ def ids(http: httpx.Client) -> Iterator[dict[str, str]]:
     http.put("/store/items", json={**place, "value": {"text": "green"}})
     made = http.post("/assistants", json={"graph_id": "nested"}).json()
     cron = http.post("/runs/crons", json={"assistant_id": "steps", "schedule": "0 9 1 1 *"}).json()
+    asking = new_thread(http)
+    wait(http, asking, "approve", input={"log": []})
+    [approval] = http.get(f"/threads/{asking}/approvals").json()
     yield {
         "thread_id": thread,
         "run_id": run["run_id"],
         "assistant_id": made["assistant_id"],
         "cron_id": cron["cron_id"],
+        "approval_id": approval["approval_id"],
         "checkpoint_id": http.get(f"/threads/{thread}/state").json()["checkpoint_id"],
         "namespace": "child",
     }

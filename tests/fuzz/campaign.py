@@ -96,8 +96,17 @@ def _known(http: httpx.Client) -> dict[str, list[Any]]:
         "thread_id": threads,
         "run_id": runs,
         "cron_id": [http.post("/runs/crons", json=cron).json()["cron_id"] for _ in range(KNOWN_ROWS)],
+        "approval_id": [_question(http) for _ in range(KNOWN_ROWS)],
         "asleep": [(thread, _run(http, thread, after_seconds=3600)) for thread in sleeping],
     }
+
+
+def _question(http: httpx.Client) -> str:
+    """A question that was asked; the first answer is taken, the others are refused."""
+    thread = new_thread(http)
+    join(http, thread, start(http, thread, "approve", input={}))
+    [approval] = http.get(f"/threads/{thread}/approvals").json()
+    return str(approval["approval_id"])
 
 
 def _run(http: httpx.Client, thread: str, **body: Any) -> str:

@@ -24,9 +24,19 @@ def test_the_documented_section_does_what_the_page_says() -> None:
     assert policies.of("anything").deadline is None
     assert policies.of("payments").on_pending == "reject"
     assert policies.of("payments").deadline == Deadline(86400, "reject")
+    assert policies.of("payments").by == ("another", "permission:finance")
+    assert policies.of("anything").by == ()
     assert policies.of("triage").on_pending == "enqueue"
     assert policies.of("triage").deadline == Deadline(900, "escalate", webhook="https://example.com/on-call")
     assert sections.approvals.keep_days == 3650
+
+
+def test_a_graph_may_be_answered_by_anybody_in_spite_of_the_default() -> None:
+    graphs = {"a": {"by": []}, "b": {}, "c": {"by": "permission:legal"}}
+    policies = ApprovalsSection.model_validate({"by": "another", "graphs": graphs}).policies
+    assert [policies.of(graph).by for graph in "abcd"] == [(), ("another",), ("permission:legal",), ("another",)]
+    assert policies.choosy
+    assert not ApprovalsSection().policies.choosy
 
 
 def test_a_graph_may_do_without_the_default_deadline() -> None:

@@ -7,11 +7,13 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from holdfast.api.assistants import resolve
+from holdfast.api.auth import demand
 from holdfast.api.deps import Services, With, may, read_json
 from holdfast.api.documents import EVENTS, docs, json_of, schema_of
 from holdfast.api.jsonrpc import known, loaded, permitted, refusal
 from holdfast.errors import Invalid
 from holdfast.rules.caller import Caller
+from holdfast.rules.scope import needed
 from holdfast.wire.jsonrpc import AgentCard, Message, MessageResult
 
 router = APIRouter(tags=["A2A"])
@@ -69,6 +71,7 @@ async def well_known_card(
     who: Who,
     assistant_id: Annotated[str | None, Query(description="The assistant's id, or the name of a graph")] = None,
 ) -> Response:
+    demand(who, needed("assistants", "read"))
     if assistant_id is None:
         graphs = with_.catalog.ids()
         if len(graphs) != 1:

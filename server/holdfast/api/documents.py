@@ -72,6 +72,7 @@ PATH_PARAMETERS: Mapping[str, tuple[str, Document]] = {
     "thread_id": ("The thread's id.", _UUID),
     "run_id": ("The run's id.", _UUID),
     "cron_id": ("The cron's id.", _UUID),
+    "approval_id": ("The approval's id.", _UUID),
     "checkpoint_id": ("The checkpoint's id. For an unknown one the state is empty.", {"type": "string"}),
     "namespace": ("The subgraph: names of nodes, joined by `|`.", {"type": "string"}),
 }
