@@ -50,6 +50,8 @@ NAMES = [
     ("HOLDFAST_EVENT_TTL_SECONDS", "60", "event_ttl_seconds", 60.0),
     ("HOLDFAST_MAX_BODY_BYTES", "1024", "max_body_bytes", 1024),
     ("HOLDFAST_API_KEYS", f"ann:{SECRET}", "api_keys", {SECRET: "ann"}),
+    ("HOLDFAST_ALLOWED_HOSTS", "A.example, *.b.example", "allowed_hosts", ("a.example", "*.b.example")),
+    ("HOLDFAST_ALLOWED_ORIGINS", "https://a.example/,", "allowed_origins", ("https://a.example",)),
     ("HOLDFAST_ALLOW_OPEN_NETWORK", "1", "allow_open_network", True),
     ("HOLDFAST_WEBHOOK_SECRET", f"whsec_{OLD_KEY}, {NEW_KEY}", "webhook_secrets", (b"o" * 24, b"n" * 24)),
     ("HOLDFAST_ALERT_WEBHOOK", "slack+https://a", "alert_webhook", "slack+https://a"),

@@ -70,6 +70,8 @@ class Settings(BaseSettings):
     api_keys: Annotated[dict[str, str], NoDecode] = Field(
         default_factory=dict, validation_alias=_env("HOLDFAST_API_KEYS"), repr=False
     )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field((), validation_alias=_env("HOLDFAST_ALLOWED_HOSTS"))
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field((), validation_alias=_env("HOLDFAST_ALLOWED_ORIGINS"))
     allow_open_network: bool = Field(False, validation_alias=_env("HOLDFAST_ALLOW_OPEN_NETWORK"))
     webhook_secrets: Annotated[tuple[bytes, ...], NoDecode] = Field(
         (), validation_alias=_env("HOLDFAST_WEBHOOK_SECRET"), repr=False
@@ -114,6 +116,13 @@ class Settings(BaseSettings):
         if len(keys) != len(pairs):
             raise ValueError("names the same key twice")
         return keys
+
+    @field_validator("allowed_hosts", "allowed_origins", mode="before")
+    @classmethod
+    def _with_commas(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(part.strip().lower().rstrip("/") for part in value.split(",") if part.strip())
 
     @field_validator("webhook_secrets", mode="before")
     @classmethod
