@@ -347,6 +347,7 @@ CREATE TABLE holdfast.approvals (
     webhook text,
     acted_at timestamptz,
     problem text,
+    requested_by text,
     CONSTRAINT a_due_time_says_what_happens_then CHECK ((due_at IS NULL) = (outcome IS NULL))
 );
 COMMENT ON COLUMN holdfast.approvals.owner IS 'of the thread; with metadata, who sees it';
@@ -356,6 +357,7 @@ COMMENT ON COLUMN holdfast.approvals.question IS 'the interrupt''s value as JSON
 COMMENT ON COLUMN holdfast.approvals.decided_by IS 'whose answer, input, update or deletion it was';
 COMMENT ON COLUMN holdfast.approvals.due_answer IS 'what the deadline answers, as JSON bytes';
 COMMENT ON COLUMN holdfast.approvals.acted_at IS 'when the deadline did what it was to do: it does it once';
+COMMENT ON COLUMN holdfast.approvals.requested_by IS 'who started what the question is about; NULL, from before this was written down: the owner';
 COMMENT ON COLUMN holdfast.approvals.problem IS 'why the deadline, or an answer, came to nothing';
 CREATE UNIQUE INDEX one_open_approval_per_question ON holdfast.approvals (thread_id, interrupt_id)
     WHERE state IN ('pending', 'answering', 'expiring');
@@ -419,3 +421,24 @@ CREATE TABLE holdfast.alert_rounds (
     looked_at timestamptz NOT NULL
 );
 INSERT INTO holdfast.alert_rounds (looked_at) VALUES ('-infinity');
+
+-- The keys that `holdfast keys` gave out. A secret of 256 random bits is stored as its SHA-256 alone.
+CREATE TABLE holdfast.api_keys (
+    key_id text PRIMARY KEY,
+    owner text NOT NULL,
+    scopes text[] NOT NULL,
+    digest bytea NOT NULL CHECK (length(digest) = 32),
+    old_digest bytea CHECK (length(old_digest) = 32),
+    old_until timestamptz,
+    created_at timestamptz NOT NULL,
+    rotated_at timestamptz,
+    expires_at timestamptz,
+    revoked_at timestamptz,
+    last_used_at timestamptz,
+    CONSTRAINT an_old_secret_has_an_end CHECK ((old_digest IS NULL) = (old_until IS NULL))
+);
+COMMENT ON COLUMN holdfast.api_keys.key_id IS 'the part of the key that is no secret';
+COMMENT ON COLUMN holdfast.api_keys.scopes IS 'what the key may do, and permissions that approval policies ask for';
+COMMENT ON COLUMN holdfast.api_keys.old_digest IS 'of the secret before the last rotation, good until old_until';
+COMMENT ON COLUMN holdfast.api_keys.last_used_at IS 'to the minute';
+CREATE INDEX api_keys_by_owner ON holdfast.api_keys (owner, created_at);

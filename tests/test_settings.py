@@ -52,6 +52,13 @@ NAMES = [
     ("HOLDFAST_API_KEYS", f"ann:{SECRET}", "api_keys", {SECRET: "ann"}),
     ("HOLDFAST_ALLOWED_HOSTS", "A.example, *.b.example", "allowed_hosts", ("a.example", "*.b.example")),
     ("HOLDFAST_ALLOWED_ORIGINS", "https://a.example/,", "allowed_origins", ("https://a.example",)),
+    ("HOLDFAST_AUTH", "keys", "auth", "keys"),
+    ("HOLDFAST_JWT_ISSUER", "https://id.example.org/", "jwt_issuer", "https://id.example.org/"),
+    ("HOLDFAST_JWT_AUDIENCE", "holdfast", "jwt_audience", "holdfast"),
+    ("HOLDFAST_JWT_JWKS_URL", "https://keys.example.org/k", "jwt_jwks_url", "https://keys.example.org/k"),
+    ("HOLDFAST_JWT_OWNER_CLAIM", "email", "jwt_owner_claim", "email"),
+    ("HOLDFAST_JWT_TENANT_CLAIM", "org", "jwt_tenant_claim", "org"),
+    ("HOLDFAST_JWT_DEFAULT_SCOPES", "read, run", "jwt_default_scopes", frozenset({"read", "run"})),
     ("HOLDFAST_ALLOW_OPEN_NETWORK", "1", "allow_open_network", True),
     ("HOLDFAST_WEBHOOK_SECRET", f"whsec_{OLD_KEY}, {NEW_KEY}", "webhook_secrets", (b"o" * 24, b"n" * 24)),
     ("HOLDFAST_ALERT_WEBHOOK", "slack+https://a", "alert_webhook", "slack+https://a"),
@@ -178,6 +185,57 @@ def test_keys_that_are_set_but_empty_do_not_open_the_network(monkeypatch: pytest
     monkeypatch.setenv("HOLDFAST_API_KEYS", " , ")
     with pytest.raises(SettingsError, match="without authentication"):
         load_settings().check_door(has_custom_auth=False)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"HOLDFAST_AUTH": "keys"},
+        {"HOLDFAST_JWT_ISSUER": "https://id.example.org", "HOLDFAST_JWT_AUDIENCE": "holdfast"},
+    ],
+)
+def test_every_way_in_opens_the_network_and_contradicts_custom_authentication(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str]
+) -> None:
+    monkeypatch.setenv("HOST", "0.0.0.0")
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    load_settings().check_door(has_custom_auth=False)
+    with pytest.raises(SettingsError, match=rf"{next(iter(given))}.*auth\.path"):
+        load_settings().check_door(has_custom_auth=True)
+
+
+@pytest.mark.parametrize("names", [("ISSUER",), ("AUDIENCE",), ("JWKS_URL",), ("ISSUER", "JWKS_URL")])
+def test_tokens_need_to_be_of_somebody_and_for_somebody(
+    monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]
+) -> None:
+    for name in names:
+        monkeypatch.setenv(f"HOLDFAST_JWT_{name}", "https://id.example.org")
+    with pytest.raises(SettingsError, match="belong together"):
+        load_settings().check_door(has_custom_auth=False)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://id.example.org",
+        "http://127.0.0.1.example.org",
+        "ftp://id.example.org",
+        "id.example.org",
+        "https://",
+        "https://me:pass@id.example.org",
+        "https://id.example.org/#x",
+        "https://[",
+    ],
+)
+def test_an_issuers_keys_are_not_fetched_where_others_could_change_them(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    for name in ("HOLDFAST_JWT_ISSUER", "HOLDFAST_JWT_JWKS_URL"):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, url)
+            with pytest.raises(SettingsError, match="https URL"):
+                load_settings()
 
 
 def test_keys_and_custom_authentication_contradict_each_other(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The command line: `holdfast serve | api | worker | migrate | doctor | prune | backup | restore`.
+"""The command line: `holdfast serve | api | worker | migrate | doctor | prune | backup | restore | keys`.
 
 Imports are inside the commands on purpose: `--help` answers at once.
 """
@@ -28,6 +28,9 @@ cli = typer.Typer(
     add_completion=False,
 )
 
+keys = typer.Typer(help="API keys of the database, for servers with HOLDFAST_AUTH=keys.", no_args_is_help=True)
+cli.add_typer(keys, name="keys")
+
 Config = Annotated[Path | None, typer.Option("--config", help="The project's langgraph.json [HOLDFAST_CONFIG].")]
 Host = Annotated[str | None, typer.Option("--host", help="Address to listen on [HOST].")]
 Port = Annotated[int | None, typer.Option("--port", help="Port to listen on; 0 picks one [PORT].")]
@@ -54,6 +57,14 @@ OlderThan = Annotated[
 Strategy = Annotated[Literal["delete", "keep_latest"], typer.Option("--strategy", help="With --older-than: what goes.")]
 Interrupted = Annotated[bool, typer.Option("--include-interrupted", help="Threads that wait for somebody, too.")]
 BackupFile = Annotated[Path, typer.Argument(help="The backup, in pg_dump's custom format.")]
+Owner = Annotated[str, typer.Argument(help="Whose key it is: the name under which their rows are kept.")]
+KeyId = Annotated[str, typer.Argument(help="The key's id, the middle of hf_<id>_<secret>.")]
+Scopes = Annotated[
+    list[str] | None,
+    typer.Option("--scope", help="read, write, run, approve, approve:all, admin, permission:<name>; several times."),
+]
+Expires = Annotated[str | None, typer.Option("--expires", help="Lives for 12h, 90d, 8w. Without it: until revoked.")]
+Grace = Annotated[str, typer.Option("--grace", help="How long the old secret works: 30m, 1h, 2d.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how many threads and bytes that would be.")]
 
 
@@ -187,6 +198,44 @@ def restore(file: BackupFile, data_dir: DataDir = None, database_url: DatabaseUr
     from holdfast.backup import restored
 
     _main(restored(_settings(data_dir=data_dir, database_url=database_url), file))
+
+
+@keys.command("create")
+def create_key(
+    owner: Owner,
+    scope: Scopes = None,
+    expires: Expires = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Make a key, shown once. Without --scope it may do all but what needs admin or approve:all."""
+    from holdfast.keys import created
+
+    _main(created(_settings(data_dir=data_dir, database_url=database_url), owner, scope or (), expires))
+
+
+@keys.command("list")
+def list_keys(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
+    """Show all keys and what they may do; not their secrets, which nobody knows."""
+    from holdfast.keys import listed
+
+    _main(listed(_settings(data_dir=data_dir, database_url=database_url)))
+
+
+@keys.command("rotate")
+def rotate_key(key_id: KeyId, grace: Grace = "0", data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
+    """Give a key a new secret, shown once."""
+    from holdfast.keys import rotated
+
+    _main(rotated(_settings(data_dir=data_dir, database_url=database_url), key_id, grace))
+
+
+@keys.command("revoke")
+def revoke_key(key_id: KeyId, data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
+    """Make a key worthless."""
+    from holdfast.keys import revoked
+
+    _main(revoked(_settings(data_dir=data_dir, database_url=database_url), key_id))
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ from starlette.types import ASGIApp
 
 from holdfast.api.application import create_app, health_of, not_ready, serving
 from holdfast.api.approvals import expire
-from holdfast.api.auth import Gate, KeyGate
+from holdfast.api.auth import Gate, OpenGate
 from holdfast.api.crons import fire
 from holdfast.api.customapp import CustomApp
 from holdfast.api.customauth import CustomGate
@@ -37,6 +37,7 @@ from holdfast.db.admission import Admissions
 from holdfast.db.copies import Copies
 from holdfast.db.metrics import Figures, keep_figures
 from holdfast.db.migrate import migrate
+from holdfast.door import way_in
 from holdfast.errors import Invalid, ProjectError, SettingsError
 from holdfast.foundation import laid
 from holdfast.parts import Parts, default_ttl, opened
@@ -121,7 +122,9 @@ async def run(
     for warning in project.warnings:
         logger.warning("%s", warning)
     if part in SERVING:
-        settings.check_door(has_custom_auth=project.sections.auth.path is not None)
+        has_custom_auth = project.sections.auth.path is not None
+        settings.check_door(has_custom_auth=has_custom_auth)
+        project.check_approvers(has_callers=has_custom_auth or settings.authenticates)
     project.check_sharing(alone=part == "serve" and sibling is None)
     allow_many_files()
     listener = _listener(settings, part, sibling)
@@ -185,6 +188,8 @@ async def _assembled(
         gate, custom = await _own_code(settings, project, graphs, part, stack)
         await migrate(listen_url or url, vector_dims=project.vector_dims)
         parts = await opened(settings, project, graphs, post, (url, listen_url), stack, instruments)
+        if settings.authenticates and part in SERVING:
+            gate = await way_in(settings, project, parts.database, stack, tasks)
         board = sibling.board if sibling else None
         worker = await working(parts, stack, tasks, board) if part != "api" else None
         if worker is None:
@@ -255,7 +260,7 @@ async def _own_code(
     Raises:
         ProjectError: one of them does not load, or its lifespan fails.
     """
-    gate: Gate = KeyGate(settings.api_keys)
+    gate: Gate = OpenGate()
     auth_path, app_path = project.sections.auth.path, project.sections.http.app
     if part not in SERVING:
         return gate, None

@@ -22,7 +22,8 @@
         │   ├── GraphChanged            the graph's code is no longer the one that the thread waits in
         │   └── StateLost               the thread had a state, and the checkpointer knows of none
         ├── TooLarge                413 body over the limit
-        └── Unsupported             501 what this server's checkpointer cannot do
+        ├── Unsupported             501 what this server's checkpointer cannot do
+        └── IssuerAway              503 tokens cannot be judged: their issuer's keys were never there
 
 `api/problems.py` alone turns these into HTTP answers; driver errors become ours in `db/`.
 """
@@ -130,3 +131,9 @@ class Unsupported(Refusal):
     """The checkpointer that langgraph.json asks for cannot do this."""
 
     status = 501
+
+
+class IssuerAway(Refusal):
+    """A token cannot be judged now: the keys of its issuer could not be fetched yet."""
+
+    status = 503

@@ -110,6 +110,15 @@ class Project:
         """The process's environment, and below it what the project wants in it: what `${{ env.NAME }}` may name."""
         return {**self.env, **os.environ}
 
+    def check_approvers(self, *, has_callers: bool) -> None:
+        """Whether there can be somebody who answers.
+
+        Raises:
+            ProjectError: it matters who does, and callers are not told apart.
+        """
+        if self.sections.approvals.policies.choosy and not has_callers:
+            raise ProjectError("'approvals.by': without authentication all callers are one, and nobody could answer")
+
     def check_sharing(self, *, alone: bool) -> None:
         """Whether the processes of a server can share the checkpoints; `alone` is one that serves and works by itself.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from holdfast.doctor import opened_database
 from holdfast.errors import SettingsError
 from holdfast.project import load_project
 from holdfast.rules.caller import SERVER
+from holdfast.rules.duration import seconds_of
 from holdfast.rules.thread import Strategy
 from holdfast.settings import Settings
 from holdfast.wire import sse
@@ -28,8 +28,6 @@ from holdfast.worker.stores import opened_store
 
 BATCH = 100
 MOST_DUE = 1_000_000
-_AGE = re.compile(r"(\d{1,6})([mhdw])")
-_SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +46,10 @@ def age(text: str) -> int:
     Raises:
         SettingsError: anything else.
     """
-    if (match := _AGE.fullmatch(text)) is None:
-        raise SettingsError(f"--older-than: {text!r} is no age; write 90m, 12h, 30d or 8w")
-    return int(match[1]) * _SECONDS[match[2]]
+    try:
+        return seconds_of(text)
+    except ValueError as problem:
+        raise SettingsError(f"--older-than: {problem}") from None
 
 
 async def pruned(settings: Settings, wish: Wish) -> int:

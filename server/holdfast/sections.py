@@ -236,14 +236,20 @@ class DeadlineSection(Section):
 
 
 class ApprovalPolicy(Section):
-    """What becomes of new input while something is asked, and of questions that nobody answers."""
+    """What becomes of new input while something is asked, and of questions that nobody answers, and who may answer."""
 
     on_pending_interrupt: OnPending = "discard"
     deadline: DeadlineSection | None = None
+    by: tuple[Annotated[str, Field(pattern=r"^(another|permission:\S.*)$")], ...] = ()
+
+    @field_validator("by", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
 
     @property
     def value(self) -> Policy:
-        return Policy(self.on_pending_interrupt, self.deadline.value if self.deadline else None)
+        return Policy(self.on_pending_interrupt, self.deadline.value if self.deadline else None, self.by)
 
 
 class ApprovalsSection(ApprovalPolicy):
@@ -263,6 +269,7 @@ class ApprovalsSection(ApprovalPolicy):
             graph: Policy(
                 given.on_pending_interrupt if "on_pending_interrupt" in given.model_fields_set else default.on_pending,
                 given.value.deadline if "deadline" in given.model_fields_set else default.deadline,
+                given.by if "by" in given.model_fields_set else default.by,
             )
             for graph, given in self.graphs.items()
         }

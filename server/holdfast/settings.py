@@ -10,6 +10,7 @@ import logging
 from base64 import b64decode
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -72,6 +73,15 @@ class Settings(BaseSettings):
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field((), validation_alias=_env("HOLDFAST_ALLOWED_HOSTS"))
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field((), validation_alias=_env("HOLDFAST_ALLOWED_ORIGINS"))
+    auth: Literal["keys"] | None = Field(None, validation_alias=_env("HOLDFAST_AUTH"))
+    jwt_issuer: str | None = Field(None, validation_alias=_env("HOLDFAST_JWT_ISSUER"))
+    jwt_audience: str | None = Field(None, validation_alias=_env("HOLDFAST_JWT_AUDIENCE"))
+    jwt_jwks_url: str | None = Field(None, validation_alias=_env("HOLDFAST_JWT_JWKS_URL"))
+    jwt_owner_claim: str = Field("sub", validation_alias=_env("HOLDFAST_JWT_OWNER_CLAIM"), min_length=1)
+    jwt_tenant_claim: str | None = Field(None, validation_alias=_env("HOLDFAST_JWT_TENANT_CLAIM"), min_length=1)
+    jwt_default_scopes: Annotated[frozenset[str], NoDecode] = Field(
+        frozenset(), validation_alias=_env("HOLDFAST_JWT_DEFAULT_SCOPES")
+    )
     allow_open_network: bool = Field(False, validation_alias=_env("HOLDFAST_ALLOW_OPEN_NETWORK"))
     webhook_secrets: Annotated[tuple[bytes, ...], NoDecode] = Field(
         (), validation_alias=_env("HOLDFAST_WEBHOOK_SECRET"), repr=False
@@ -124,6 +134,25 @@ class Settings(BaseSettings):
             return value
         return tuple(part.strip().lower().rstrip("/") for part in value.split(",") if part.strip())
 
+    @field_validator("auth", "jwt_issuer", "jwt_audience", "jwt_jwks_url", "jwt_tenant_claim", mode="before")
+    @classmethod
+    def _unset_if_empty(cls, value: object) -> object:
+        return value or None
+
+    @field_validator("jwt_default_scopes", mode="before")
+    @classmethod
+    def _scope_names(cls, value: object) -> object:
+        """`read write`, with commas too."""
+        return frozenset(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+    @field_validator("jwt_issuer", "jwt_jwks_url")
+    @classmethod
+    def _fetched_safely(cls, value: str | None) -> str | None:
+        """Who can change what is fetched there can let anybody in."""
+        if value is not None and not is_private(value):
+            raise ValueError("must be an https URL (http on this machine alone), without a password or a fragment")
+        return value
+
     @field_validator("webhook_secrets", mode="before")
     @classmethod
     def _decoded_secrets(cls, value: object) -> object:
@@ -136,16 +165,34 @@ class Settings(BaseSettings):
         Raises:
             SettingsError: anybody on the network could, or two ways to authenticate contradict each other.
         """
-        if has_custom_auth and self.api_keys:
+        if has_custom_auth and self.authenticates:
             raise SettingsError(
-                "HOLDFAST_API_KEYS is set and langgraph.json has an 'auth.path': only one can say who callers are"
+                f"{self._ways_in[0]} is set and langgraph.json has an 'auth.path': only one can say who callers are"
             )
-        if self.host not in LOOPBACK and not (self.api_keys or has_custom_auth or self.allow_open_network):
+        has_token_terms = self.jwt_issuer or self.jwt_audience or self.jwt_jwks_url
+        if has_token_terms and not (self.jwt_issuer and self.jwt_audience):
+            raise SettingsError("HOLDFAST_JWT_ISSUER and HOLDFAST_JWT_AUDIENCE belong together")
+        if self.host not in LOOPBACK and not (self.authenticates or has_custom_auth or self.allow_open_network):
             raise SettingsError(
-                f"refusing to listen on {self.host} without authentication: set HOLDFAST_API_KEYS=name:key, "
+                f"refusing to listen on {self.host} without authentication: set HOLDFAST_AUTH=keys, "
+                "HOLDFAST_API_KEYS=name:key or HOLDFAST_JWT_ISSUER, "
                 "give langgraph.json an 'auth.path', or set HOLDFAST_ALLOW_OPEN_NETWORK=1 if something in front of "
                 "Holdfast authenticates"
             )
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether callers have to say who they are, in a way of ours."""
+        return bool(self._ways_in)
+
+    @property
+    def _ways_in(self) -> list[str]:
+        ways = {
+            "HOLDFAST_AUTH": self.auth,
+            "HOLDFAST_API_KEYS": self.api_keys,
+            "HOLDFAST_JWT_ISSUER": self.jwt_issuer or self.jwt_audience or self.jwt_jwks_url,
+        }
+        return [name for name, given in ways.items() if given]
 
     @property
     def listen_url(self) -> str | None:
@@ -153,6 +200,16 @@ class Settings(BaseSettings):
         if self.database_direct_url:
             return self.database_direct_url
         return None if self.pooler == "transaction" else self.database_url
+
+
+def is_private(url: str) -> bool:
+    """Whether nobody between us and this URL can change what it answers."""
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
+        return known and bool(parts.hostname) and not (parts.password or parts.username or parts.fragment)
+    except ValueError:
+        return False
 
 
 def signing_keys(text: str) -> tuple[bytes, ...]:

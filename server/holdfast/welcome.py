@@ -47,6 +47,13 @@ def _model() -> str:
 def _access(settings: Settings, auth: str | None) -> str:
     if auth is not None:
         return f"whom the project lets in ({auth})"
+    ways = []
     if settings.api_keys:
-        return f"API keys of {', '.join(sorted(set(settings.api_keys.values())))}"
+        ways.append(f"API keys of {', '.join(sorted(set(settings.api_keys.values())))}")
+    if settings.auth == "keys":
+        ways.append("API keys of the database (holdfast keys)")
+    if settings.jwt_issuer is not None:
+        ways.append(f"tokens of {settings.jwt_issuer}")
+    if ways:
+        return "; ".join(ways)
     return "open: everybody who can reach it is the one local user"

@@ -104,7 +104,7 @@ REFUSING = {"GET /mcp/", "DELETE /mcp/"}
 def application(**api_keys: str) -> FastAPI:
     """Our application, as far as its document needs it: with two graphs and these keys."""
     services: Any = SimpleNamespace(
-        catalog=SimpleNamespace(ids=lambda: ("weather", "news")), settings=SimpleNamespace(api_keys=api_keys)
+        catalog=SimpleNamespace(ids=lambda: ("weather", "news")), settings=SimpleNamespace(authenticates=bool(api_keys))
     )
     return create_app(services)
 

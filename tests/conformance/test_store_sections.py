@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from tests.conftest import PROJECT
+from tests.support.keys import Keys
 from tests.support.postgres import Cluster
 from tests.support.server import Server
 from tests.support.talk import new_thread, refused, until, wait
@@ -156,6 +157,20 @@ def test_no_key_is_named_local_beside_a_store_of_the_projects_own(database_url: 
     with pytest.raises(AssertionError, match="no key may be named 'local'"):
         server.start()
     server.__exit__()
+
+
+@pytest.mark.requirement("store.own")
+def test_a_key_of_the_database_named_local_is_worthless_beside_a_store_of_the_projects_own(
+    database_url: str, tmp_path: Path
+) -> None:
+    config = project(tmp_path, {"path": "./stores.py:one"})
+    keys = Keys(database_url)
+    with (
+        Server(database_url=database_url, config=config, HOLDFAST_AUTH="keys") as running,
+        running.http(timeout=30) as http,
+    ):
+        refused(http.post("/threads", json={}, headers={"x-api-key": keys.valid("local")}), 401)
+        assert http.post("/threads", json={}, headers={"x-api-key": keys.valid("ada")}).status_code == 200
 
 
 EMBEDS = """

@@ -34,13 +34,15 @@ class Things:
     cron_id: str
     assistant_id: str
     task_id: str
+    approval_id: str
     key: str
     namespace: str = "child"
 
     @classmethod
     def nobodys(cls) -> Things:
         thread_id, run_id = str(uuid4()), str(uuid4())
-        return cls(thread_id, run_id, str(uuid4()), str(uuid4()), str(uuid4()), f"{thread_id}:{run_id}", str(uuid4()))
+        ids = [str(uuid4()) for _ in range(5)]
+        return cls(thread_id, run_id, *ids[:3], f"{thread_id}:{run_id}", *ids[3:])
 
 
 def made_by(owner: httpx.Client) -> Things:
@@ -56,7 +58,9 @@ def made_by(owner: httpx.Client) -> Things:
     cron_id = owner.post(f"/threads/{thread_id}/runs/crons", json=cron).json()["cron_id"]
     key = str(uuid4())
     owner.put("/store/items", json={"namespace": ["notes"], "key": key, "value": secret})
-    return Things(thread_id, run_id, checkpoint_id, cron_id, assistant_id, f"{thread_id}:{run_id}", key)
+    [approval] = owner.get(f"/threads/{thread_id}/approvals").json()
+    task_id, approval_id = f"{thread_id}:{run_id}", approval["approval_id"]
+    return Things(thread_id, run_id, checkpoint_id, cron_id, assistant_id, task_id, approval_id, key)
 
 
 def snapshot(owner: httpx.Client, things: Things) -> Mapping[str, Any]:

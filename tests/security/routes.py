@@ -117,6 +117,7 @@ ROWS: Mapping[tuple[str, str], Sequence[Ask]] = {
     ("GET", "/threads/{thread_id}/stream"): PLAIN,
     ("GET", "/threads/{thread_id}/approvals"): PLAIN,
     ("POST", "/approvals/search"): (Ask({}), Ask({"thread_id": "{thread_id}"}), Ask({"graph_id": "approve"})),
+    ("POST", "/approvals/{approval_id}/answer"): (Ask({"answer": "yes"}),),
     ("POST", "/threads/{thread_id}/runs"): (*RUNS, THEIR_ASSISTANT),
     ("POST", "/threads/{thread_id}/runs/stream"): (*RUNS, THEIR_ASSISTANT),
     ("POST", "/threads/{thread_id}/runs/wait"): (*RUNS, THEIR_ASSISTANT),

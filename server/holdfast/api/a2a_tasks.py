@@ -73,6 +73,7 @@ from holdfast.errors import (
     Unsaveable,
 )
 from holdfast.rules.caller import Caller
+from holdfast.rules.scope import Scope
 from holdfast.wire import a2a as wire
 from holdfast.wire import codec, sse
 from holdfast.wire.runs import RunCreate, graph_output
@@ -108,7 +109,7 @@ async def answer(with_: Services, who: Caller, assistant_id: str, request: Reque
 def card(with_: Services, assistant: Mapping[str, Any], request: Request) -> Response:
     """An assistant's agent card."""
     url = f"{request.base_url}a2a/{assistant['assistant_id']}"
-    made = wire.card(assistant, url, f"{assistant['version']}", with_key=bool(with_.settings.api_keys))
+    made = wire.card(assistant, url, f"{assistant['version']}", with_key=with_.settings.authenticates)
     return Json(agent_card_to_dict(made))
 
 
@@ -215,7 +216,8 @@ class _Agent(RequestHandler):
         with _as_a2a_errors():
             row = await self._task(params.id)
             run = Started(row["run_id"], row["thread_id"])
-            who = await permitted(self._with, self._who, "threads", "update", {"thread_id": str(run.thread_id)})
+            thread = {"thread_id": str(run.thread_id)}
+            who = await permitted(self._with, self._who, "threads", "update", thread, scopes=(Scope.RUN,))
             if row["state"] not in wire.IN_PROGRESS:
                 raise TaskNotCancelableError(f"The task is {row['state']}: there is nothing to cancel.")
             try:

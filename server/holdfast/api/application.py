@@ -121,7 +121,7 @@ def _sites(services: Services, http: HttpSection, auth: AuthSection, custom: Cus
         hosts=settings.allowed_hosts,
         origins=[*settings.allowed_origins, *(cors.allow_origins if cors else ())],
         origin_regex=cors.allow_origin_regex if cors else None,
-        is_open=not (settings.api_keys or auth.path),
+        is_open=not (settings.authenticates or auth.path),
         is_loopback=settings.host in LOOPBACK,
         cors_decides=cors is not None or (custom is not None and custom.has_cors),
     )

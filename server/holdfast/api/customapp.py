@@ -28,7 +28,7 @@ from holdfast.api.auth import Gate
 from holdfast.api.problems import refusal
 from holdfast.api.reading import again
 from holdfast.api.responses import CUT
-from holdfast.errors import ProjectError, Refusal
+from holdfast.errors import DatabaseUnavailable, ProjectError, Refusal
 from holdfast.rules.caller import User
 from holdfast.sections import HttpSection
 
@@ -109,7 +109,7 @@ class _Door:
         request = Request(scope, receive) if scope["type"] == "http" else HTTPConnection(scope)
         try:
             caller = await self._gate.admit(request)
-        except (Refusal, HTTPException) as error:
+        except (Refusal, HTTPException, DatabaseUnavailable) as error:
             answer: ASGIApp = WebSocketClose(1008) if scope["type"] == "websocket" else refusal(error)
             await answer(scope, receive, send)
             return

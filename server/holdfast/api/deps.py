@@ -19,7 +19,7 @@ from starlette.requests import HTTPConnection
 from holdfast.api import reading
 from holdfast.api.access import CALLER, recognised
 from holdfast.api.asking import Asking
-from holdfast.api.auth import Action, Gate, Resource
+from holdfast.api.auth import Action, Gate, Resource, demand
 from holdfast.api.problems import invalid
 from holdfast.api.responses import Closing
 from holdfast.api.traffic import Traffic
@@ -41,6 +41,7 @@ from holdfast.db.trees import Stores
 from holdfast.errors import Invalid
 from holdfast.rules.approval import Policies
 from holdfast.rules.caller import Caller
+from holdfast.rules.scope import Scope, needed
 from holdfast.rules.thread import Strategy, Ttl
 from holdfast.rules.webhook import UrlPolicy
 from holdfast.sections import Sections
@@ -222,14 +223,19 @@ async def admitted(request: HTTPConnection, with_: With) -> Caller:
 
 @dataclass(frozen=True, slots=True)
 class Permission:
-    """The caller of a route, who may do this to this resource; `about` says what a request asks for."""
+    """The caller of a route, who may do this to this resource.
+
+    `about` says what a request asks for; `scopes`, any of which will do, take the place of those that the action needs.
+    """
 
     resource: Resource
     action: Action
     about: About | None = None
+    scopes: tuple[Scope, ...] = ()
 
     async def __call__(self, request: HTTPConnection, with_: With) -> Caller:
         caller = await admitted(request, with_)
+        demand(caller, self.scopes or needed(self.resource, self.action))
         if not with_.gate.asks:
             return caller
         if self.about is not None:
@@ -239,9 +245,9 @@ class Permission:
         return await asking.request(request, with_.settings.max_body_bytes)
 
 
-def may(resource: Resource, action: Action, about: About | None = None) -> Any:
+def may(resource: Resource, action: Action, about: About | None = None, *, scopes: tuple[Scope, ...] = ()) -> Any:
     """The annotation of a route's caller: `who: Annotated[Caller, may("threads", "read")]`."""
-    return Depends(Permission(resource, action, about))
+    return Depends(Permission(resource, action, about, scopes))
 
 
 async def read(request: Request, model: type[Body]) -> Body:

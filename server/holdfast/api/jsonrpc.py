@@ -18,10 +18,11 @@ from starlette.responses import Response
 from starlette.types import Message
 
 from holdfast.api.asking import IDS, Asking
-from holdfast.api.auth import Action, Resource
+from holdfast.api.auth import Action, Resource, demand
 from holdfast.api.deps import Services, With, admitted
 from holdfast.api.responses import KEEP_ALIVE_SECONDS, Json, slow_json
 from holdfast.rules.caller import Caller
+from holdfast.rules.scope import Scope, needed
 from holdfast.wire import codec
 
 logger = logging.getLogger(__name__)
@@ -35,13 +36,22 @@ async def known(request: Request, with_: With) -> Caller:
 
 
 async def permitted(
-    with_: Services, caller: Caller, resource: Resource, action: Action, value: dict[str, Any] | None = None
+    with_: Services,
+    caller: Caller,
+    resource: Resource,
+    action: Action,
+    value: dict[str, Any] | None = None,
+    *,
+    scopes: tuple[Scope, ...] = (),
 ) -> Caller:
     """The caller with what they may see of a resource; `value` is what is asked, and may be changed.
+
+    `scopes`, any of which will do, take the place of those that the action needs.
 
     Raises:
         Forbidden: they may not.
     """
+    demand(caller, scopes or needed(resource, action))
     if not with_.gate.asks:
         return caller
     asked = {} if value is None else value

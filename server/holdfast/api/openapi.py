@@ -59,7 +59,7 @@ def document(app: FastAPI) -> Document:
         drawn = get_openapi(
             title=app.title, version=app.version, description=app.description, routes=app.routes, tags=TAGS
         )
-        app.openapi_schema = _completed(drawn, services.catalog.ids()[0], locked=bool(services.settings.api_keys))
+        app.openapi_schema = _completed(drawn, services.catalog.ids()[0], locked=services.settings.authenticates)
     return app.openapi_schema
 
 

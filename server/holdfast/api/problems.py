@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = 1
 
+_REFUSED_WITH = {401: {"www-authenticate": "Bearer"}, 503: {"retry-after": str(RETRY_AFTER_SECONDS)}}
+"""Headers of refusals, by status."""
+
 
 def install(app: FastAPI) -> None:
     """Teach the application our error tree."""
@@ -41,12 +44,13 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
-def refusal(error: Refusal | HTTPException) -> Response:
+def refusal(error: Refusal | HTTPException | DatabaseUnavailable) -> Response:
     """The answer to a request that authentication refused before it met a route."""
+    if isinstance(error, DatabaseUnavailable):
+        return database_away()
     if isinstance(error, HTTPException):
         return detail(error.status_code, str(error.detail), dict(error.headers or {}))
-    headers = {"www-authenticate": "Bearer"} if error.status == 401 else None
-    return detail(error.status, str(error), headers)
+    return detail(error.status, str(error), _REFUSED_WITH.get(error.status))
 
 
 def detail(status: int, text: str, headers: dict[str, str] | None = None) -> Response:

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from holdfast.api import following
+from holdfast.api.auth import demand
 from holdfast.api.deps import Services, With, may, read, uuid_of
 from holdfast.api.documents import EVENTS, FOLLOWING, RUNNING, docs
 from holdfast.api.idempotency import replayed
@@ -16,6 +17,7 @@ from holdfast.db.cancelling import CancelAction
 from holdfast.errors import Invalid
 from holdfast.rules.caller import Caller
 from holdfast.rules.run import ACTIVE
+from holdfast.rules.scope import Scope
 from holdfast.wire import sse
 from holdfast.wire.runs import Nothing, Run, RunCreate, RunField, RunResult, run_view
 
@@ -23,8 +25,8 @@ router = APIRouter(prefix="/threads/{thread_id}/runs", tags=["Thread Runs"])
 
 MayRun = Annotated[Caller, may("threads", "create_run")]
 MayRead = Annotated[Caller, may("threads", "read")]
-MayUpdate = Annotated[Caller, may("threads", "update")]
 MayDelete = Annotated[Caller, may("threads", "delete")]
+MayCancel = Annotated[Caller, may("threads", "update", scopes=(Scope.RUN,))]
 
 CancelOnDisconnect = Annotated[str, Query(description="`true`: cancel the run if this client goes away")]
 StreamMode = Annotated[
@@ -111,8 +113,9 @@ async def delete(thread_id: str, run_id: str, with_: With, who: MayDelete) -> Re
 async def join(
     thread_id: str, run_id: str, with_: With, who: MayRead, cancel_on_disconnect: CancelOnDisconnect = "false"
 ) -> Response:
+    cancels = cancel_wanted(who, cancel_on_disconnect)
     run = await _existing(with_, who, thread_id, run_id)
-    return following.wait(with_, who, run, cancel_on_disconnect=cancel_on_disconnect.lower() in TRUE)
+    return following.wait(with_, who, run, cancel_on_disconnect=cancels)
 
 
 @router.get("/{run_id}/stream", summary="Follow a run's events, from Last-Event-ID on or live", **FOLLOWS)
@@ -125,6 +128,7 @@ async def join_stream(
     stream_mode: StreamMode = None,
     cancel_on_disconnect: CancelOnDisconnect = "false",
 ) -> Response:
+    cancels = cancel_wanted(who, cancel_on_disconnect)
     run = await _existing(with_, who, thread_id, run_id)
     return following.stream(
         with_,
@@ -132,7 +136,7 @@ async def join_stream(
         run,
         after=last_event_id(request),
         modes=following.join_modes(stream_mode or []),
-        cancel_on_disconnect=cancel_on_disconnect.lower() in TRUE,
+        cancel_on_disconnect=cancels,
     )
 
 
@@ -148,7 +152,7 @@ async def join_stream(
     ),
 )
 async def cancel(
-    thread_id: str, run_id: str, with_: With, who: MayUpdate, wait: Wait = "0", action: Action = "interrupt"
+    thread_id: str, run_id: str, with_: With, who: MayCancel, wait: Wait = "0", action: Action = "interrupt"
 ) -> Response:
     run = _run(thread_id, run_id)
     await following.cancel(with_, who, run, cancel_action(action))
@@ -160,6 +164,18 @@ async def cancel(
 def cancel_action(asked: str) -> CancelAction:
     """What `action` means: anything but `rollback` is `interrupt`, as on the official server."""
     return "rollback" if asked == "rollback" else "interrupt"
+
+
+def cancel_wanted(who: Caller, asked: str) -> bool:
+    """Whether the run is to be cancelled when its follower goes away.
+
+    Raises:
+        Forbidden: they may follow it, and not cancel it.
+    """
+    if asked.lower() not in TRUE:
+        return False
+    demand(who, (Scope.RUN,))
+    return True
 
 
 def last_event_id(request: Request) -> int | None:

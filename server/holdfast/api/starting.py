@@ -15,16 +15,18 @@ from structlog.contextvars import bind_contextvars
 
 from holdfast.api.access import REQUEST_ID
 from holdfast.api.assistants import resolve
+from holdfast.api.auth import lacks
 from holdfast.api.cancelling import tell
 from holdfast.api.deps import Services, services
 from holdfast.db.admission import NO_PLACE, Answers, NewRun
 from holdfast.db.crons import Firing
 from holdfast.db.idempotency import Key, Made
-from holdfast.errors import BadRequest, Missing, Refusal
+from holdfast.errors import BadRequest, Forbidden, Missing, Refusal
 from holdfast.rules.approval import OnPending, stricter
 from holdfast.rules.caller import Caller, Sight
 from holdfast.rules.command import bind_resume
 from holdfast.rules.headers import visible
+from holdfast.rules.scope import Scope, run_lacks
 from holdfast.rules.trace import TRACEPARENT, named_trace, trace_of
 from holdfast.sections import HeaderPatterns
 from holdfast.wire import codec
@@ -51,7 +53,8 @@ class Origin:
 
     The same `operation` with the same body under one `idempotency_key` starts one run. Without a request the key may be
     anything that is as unique as the run shall be, and the operation stays empty.
-    `firing` is the due time of the cron that starts it, `expiring` the approval whose deadline does. `trace_id` is the
+    `firing` is the due time of the cron that starts it, `expiring` the approval whose deadline does, `answered_by` who
+    answers what another asked. `trace_id` is the
     trace that the caller is in (`rules/trace.py`).
     """
 
@@ -61,12 +64,13 @@ class Origin:
     operation: str = ""
     firing: Firing | None = None
     expiring: UUID | None = None
+    answered_by: Caller | None = None
     trace_id: UUID | None = None
 
     @property
     def is_ours(self) -> bool:
         """Whether the server itself starts the run; who may was asked when it was told to."""
-        return self.firing is not None or self.expiring is not None
+        return self.firing is not None or self.expiring is not None or self.answered_by is not None
 
     def key(self, thread_id: UUID | None, *bodies: BaseModel) -> Key | None:
         """The key of a request of this origin."""
@@ -163,9 +167,12 @@ async def _new_run(
     except Missing:
         raise Missing(NO_PLACE) from None
     body = await _taken_on(with_, who, body, thread_id)
+    if not origin.is_ours:
+        _check_scope(who, body)
+        _check_surgery(with_, who, assistant, body)
     config, context, metadata = _merged(assistant, body, origin)
     searchable(metadata, "metadata")
-    answers = await _bound(with_, who, body, thread_id)
+    answers = await _bound(with_, who, body, thread_id, origin.answered_by)
     run_id, on_thread = uuids.uuid7(), thread_id or uuids.uuid7()
     identity = {
         "run_id": str(run_id),
@@ -208,9 +215,14 @@ async def _new_run(
 
 def _on_pending(with_: Services, assistant: Mapping[str, Any], body: RunCreate) -> OnPending:
     """The strictest of what the run's graph, the graph that ran on the thread last and the request want."""
+    policies = (with_.policies.of(graph).on_pending for graph in _graphs(assistant))
+    return reduce(stricter, policies, body.on_pending_interrupt)
+
+
+def _graphs(assistant: Mapping[str, Any]) -> set[str]:
+    """The run's graph, and the one that ran on the thread last."""
     ran_last = (assistant["thread_metadata"] or {}).get("graph_id")
-    graphs = {assistant["graph_id"], *([ran_last] if isinstance(ran_last, str) else [])}
-    return reduce(stricter, (with_.policies.of(graph).on_pending for graph in graphs), body.on_pending_interrupt)
+    return {assistant["graph_id"], *([ran_last] if isinstance(ran_last, str) else [])}
 
 
 async def check(with_: Services, who: Caller, body: RunCreate) -> UUID:
@@ -218,8 +230,10 @@ async def check(with_: Services, who: Caller, body: RunCreate) -> UUID:
 
     Raises:
         Missing: no such assistant.
+        Forbidden: they may not start runs.
         BadRequest, Invalid: contradictory or malformed.
     """
+    _check_scope(who, body)
     assistant = await _assistant(with_, who, resolve(with_, body.assistant_id), None, asks=True)
     config, context, metadata = _merged(assistant, body, Origin(""))
     stored_kwargs(body, config, context, None, temporary=False, user=None)
@@ -227,6 +241,34 @@ async def check(with_: Services, who: Caller, body: RunCreate) -> UUID:
     _webhook(with_, body)
     found: UUID = assistant["assistant_id"]
     return found
+
+
+def _check_scope(who: Caller, body: RunCreate) -> None:
+    """Raises: Forbidden: they may not start, or may not answer."""
+    told = body.command
+    brings = body.input is not None or (told is not None and (told.update is not None or told.goto is not None))
+    if scope := run_lacks(who.scopes, answers=body.resumes, brings=brings):
+        raise lacks(scope)
+
+
+def _check_surgery(with_: Services, who: Caller, assistant: Mapping[str, Any], body: RunCreate) -> None:
+    """Raises: Forbidden: the run would go past a question that is not for everybody to answer."""
+    if body.command is not None and (body.command.update is not None or body.command.goto is not None):
+        for graph in sorted(_graphs(assistant)):
+            check_state_writer(with_, who, graph)
+
+
+def check_state_writer(with_: Services, who: Caller, graph_id: object) -> None:
+    """Whoever writes states can write one in which a question was answered, or make the graph go past it.
+
+    Raises:
+        Forbidden: it matters who answers this graph's questions, and they are no admin.
+    """
+    if isinstance(graph_id, str) and with_.policies.of(graph_id).by and Scope.ADMIN not in who.scopes:
+        raise Forbidden(
+            f"Not everybody may answer what graph '{graph_id}' asks, so its states are made by runs: "
+            f"to write one needs the scope '{Scope.ADMIN}'."
+        )
 
 
 async def _assistant(
@@ -274,7 +316,9 @@ async def _taken_on(with_: Services, who: Caller, body: RunCreate, thread_id: UU
     return body.answering(answers) if answers else body
 
 
-async def _bound(with_: Services, who: Caller, body: RunCreate, thread_id: UUID | None) -> Answers | None:
+async def _bound(
+    with_: Services, who: Caller, body: RunCreate, thread_id: UUID | None, by: Caller | None
+) -> Answers | None:
     """The resume bound to what the thread asks at this moment; None if this run resumes nothing."""
     if not body.resumes:
         return None
@@ -285,7 +329,7 @@ async def _bound(with_: Services, who: Caller, body: RunCreate, thread_id: UUID 
     if asked is None:
         raise Missing(NO_PLACE)
     values = bind_resume(body.command.resume, asked, addressed=body.addressed)
-    return Answers(asked, values, frozenset(with_.catalog.ids()))
+    return Answers(asked, values, frozenset(with_.catalog.ids()), with_.policies, by)
 
 
 def _merged(

@@ -15,15 +15,15 @@ from holdfast.api.runs import (
     JOINS,
     STARTS,
     STREAMS,
-    TRUE,
     WAITS,
     Action,
     CancelOnDisconnect,
+    MayCancel,
     MayRead,
     MayRun,
-    MayUpdate,
     StreamMode,
     cancel_action,
+    cancel_wanted,
     last_event_id,
 )
 from holdfast.api.starting import Started, origin, start, start_all
@@ -60,7 +60,7 @@ async def create_batch(request: Request, with_: With, who: MayRun) -> Response:
     summary="Cancel all runs in a status, or some runs",
     **docs(takes=CancelMany, status=204, refuses=(404, 501)),
 )
-async def cancel_many(request: Request, with_: With, who: MayUpdate, action: Action = "interrupt") -> Response:
+async def cancel_many(request: Request, with_: With, who: MayCancel, action: Action = "interrupt") -> Response:
     body = await read(request, CancelMany)
     if body.thread_id is not None:
         cancelled = await with_.runs.cancel_these(who, body.thread_id, body.run_ids or [], cancel_action(action))
@@ -92,8 +92,9 @@ async def get(run_id: str, with_: With, who: MayRead) -> Response:
 
 @router.get("/{run_id}/join", summary="Wait for a stateless run's result", **JOINS)
 async def join(run_id: str, with_: With, who: MayRead, cancel_on_disconnect: CancelOnDisconnect = "false") -> Response:
+    cancels = cancel_wanted(who, cancel_on_disconnect)
     run = await _existing(with_, who, run_id)
-    return following.wait(with_, who, run, cancel_on_disconnect=cancel_on_disconnect.lower() in TRUE)
+    return following.wait(with_, who, run, cancel_on_disconnect=cancels)
 
 
 @router.get("/{run_id}/stream", summary="Follow a stateless run's events, from Last-Event-ID on or live", **FOLLOWS)
@@ -105,6 +106,7 @@ async def join_stream(
     stream_mode: StreamMode = None,
     cancel_on_disconnect: CancelOnDisconnect = "false",
 ) -> Response:
+    cancels = cancel_wanted(who, cancel_on_disconnect)
     run = await _existing(with_, who, run_id)
     return following.stream(
         with_,
@@ -112,7 +114,7 @@ async def join_stream(
         run,
         after=last_event_id(request),
         modes=following.join_modes(stream_mode or []),
-        cancel_on_disconnect=cancel_on_disconnect.lower() in TRUE,
+        cancel_on_disconnect=cancels,
         stateless=True,
     )
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from holdfast.api.deps import With, may, read, uuid_of
 from holdfast.api.documents import docs
 from holdfast.api.responses import Json
+from holdfast.api.starting import check_state_writer
 from holdfast.rules.caller import Caller
 from holdfast.wire.state import ThreadState
 from holdfast.wire.states import (
@@ -49,6 +50,9 @@ async def state(
 async def update_state(thread_id: str, request: Request, with_: With, who: MayUpdate) -> Response:
     body = await read(request, StateUpdate)
     wanted = uuid_of(thread_id, "thread")
+    if with_.policies.choosy:
+        standing = await with_.threads.standing(who, wanted)
+        check_state_writer(with_, who, standing["metadata"].get("graph_id"))
     checkpoint = await with_.states.update(who, wanted, body.values, as_node=body.as_node, checkpoint=body.start)
     with_.events.grown(wanted)
     # Input that waited for an answer may go on.

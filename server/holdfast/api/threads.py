@@ -13,6 +13,7 @@ from holdfast.api.deps import With, may, read, uuid_of
 from holdfast.api.documents import PAGED, docs
 from holdfast.api.idempotency import replayed, request_key
 from holdfast.api.responses import Json
+from holdfast.api.starting import check_state_writer
 from holdfast.db.threadsearch import Page, ThreadFilter
 from holdfast.rules.caller import Caller
 from holdfast.wire.healing import ThreadRepair, ThreadRepaired
@@ -51,6 +52,7 @@ async def create(request: Request, with_: With, who: MayCreate) -> Response:
     key, or_keep = request_key(request, body), body.if_exists == "do_nothing"
     ttl = body.ttl.value if body.ttl else None
     if body.supersteps:
+        check_state_writer(with_, who, body.metadata.get("graph_id"))
         before = await with_.keys.find(who, key) if key else None
         before = before or await with_.states.create(
             who, thread_id, body.metadata, body.updates, or_keep=or_keep, ttl=ttl, key=key

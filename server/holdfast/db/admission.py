@@ -21,9 +21,9 @@ from holdfast.db.pool import Connection, Database, json_bytes, repeated
 from holdfast.db.queue import Claimed
 from holdfast.db.scope import scoped
 from holdfast.db.sql import statements
-from holdfast.errors import Conflict, Missing
+from holdfast.errors import Conflict, Forbidden, Missing
 from holdfast.rules.admission import Plan, Strategy, admission, is_held, verify_status
-from holdfast.rules.approval import OnPending
+from holdfast.rules.approval import OnPending, Policies
 from holdfast.rules.caller import Caller, Sight
 from holdfast.rules.command import Questions, verify_binding
 from holdfast.rules.thread import Ttl
@@ -41,6 +41,10 @@ class Answers:
     values: Mapping[str, Any]
     served: frozenset[str]
     """The project's graphs: what one of them asked, no other may answer. One that is gone may have a new name."""
+    policies: Policies = field(default_factory=Policies)
+    """Who may answer what a graph asks."""
+    by: Caller | None = None
+    """Who answers, if the run is not in their name."""
 
     @property
     def keys(self) -> list[str]:
@@ -327,7 +331,12 @@ class Admissions:
             await approvals.expire(conn, new.expiring, new.run_id, by=caller.owner)
         else:
             not_for = answers.served - {new.graph_id}
-            await approvals.bind(conn, new.thread_id, new.run_id, answers.values, not_for=not_for, by=caller.owner)
+            who = answers.by or caller
+            asked = await approvals.bind(conn, new.thread_id, new.run_id, answers.values, not_for=not_for, by=who.owner)
+            for question in asked:
+                policy = answers.policies.of(question["graph_id"])
+                if reason := policy.refusal(who.owner, who.permissions, question["requested_by"]):
+                    raise Forbidden(reason)
 
 
 async def _before(conn: Connection, caller: Caller, key: Key | None, new: Sequence[NewRun]) -> Made | None:

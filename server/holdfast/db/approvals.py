@@ -42,6 +42,7 @@ class ApprovalFilter:
     """Search terms; None means any."""
 
     states: Sequence[str] | None = None
+    approval_id: UUID | None = None
     thread_id: UUID | None = None
     graph_id: str | None = None
     assistant_id: UUID | None = None
@@ -76,6 +77,14 @@ class Approvals:
         query = scoped(caller, self._sql["view"], **asdict(terms), limit=limit, offset=offset)
         async with self._database.reading("api") as conn:
             return await (await conn.execute(*query)).fetchall()
+
+    @repeated
+    async def to_answer(self, caller: Caller, approval_id: UUID) -> DictRow | None:
+        """What is needed to answer a question in its owner's name; `kwargs` are those of the run that asked, if it is
+        still there."""
+        async with self._database.connection("api") as conn:
+            query = scoped(caller, self._sql["to_answer"], approval_id=approval_id)
+            return await (await conn.execute(*query)).fetchone()
 
     @repeated
     async def due(self, *, limit: int) -> list[DictRow]:
@@ -117,8 +126,8 @@ class Approvals:
 
 async def bind(
     conn: Connection, thread_id: UUID, run_id: UUID, answers: Mapping[str, Any], *, not_for: frozenset[str], by: str
-) -> None:
-    """Note who answers what; part of the admission, thread row locked.
+) -> list[DictRow]:
+    """Note who answers what; part of the admission, thread row locked. What was asked: `graph_id`, `requested_by`.
 
     Raises:
         Conflict: one of the graphs asked that these answers are `not_for`.
@@ -130,9 +139,11 @@ async def bind(
         "answers": [_json(answer) for answer in answers.values()],
         "by": by,
     }
-    for asked in await (await conn.execute(statements("approvals")["bind"], params)).fetchall():
+    questions = await (await conn.execute(statements("approvals")["bind"], params)).fetchall()
+    for asked in questions:
         if asked["graph_id"] in not_for:
             raise Conflict(f"Graph '{asked['graph_id']}' asked this question; the assistant is of another graph.")
+    return questions
 
 
 async def expire(conn: Connection, approval_id: UUID, run_id: UUID, *, by: str) -> None:
@@ -193,6 +204,7 @@ def _new_rows(interrupts: Interrupts, known: set[str], checkpoint_id: str | None
         "problems": [problem for _, problem in due],
         "checkpoint_id": checkpoint_id,
         "run_id": change.run_id,
+        "by": change.by,
         "after_seconds": deadline.after_seconds if deadline else None,
         "outcome": deadline.outcome if deadline else None,
         "webhook": deadline.webhook if deadline else None,

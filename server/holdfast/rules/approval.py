@@ -10,19 +10,23 @@ then may be answered again.
     discarded   new input or a state update made the question go
     withdrawn   the thread is gone
 
-A policy says what becomes of new input while something is asked (`OnPending`, from the mildest to the strictest), and
-what happens when nobody answers in time (`Deadline`).
+A policy says what becomes of new input while something is asked (`OnPending`, from the mildest to the strictest), what
+happens when nobody answers in time (`Deadline`), and who may answer (`by`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
+from holdfast.rules.scope import PERMISSION
+
 OnPending = Literal["discard", "enqueue", "reject"]
 Outcome = Literal["reject", "answer", "escalate"]
+
+ANOTHER = "another"
 
 _STRICTNESS: Sequence[OnPending] = ("discard", "enqueue", "reject")
 
@@ -108,6 +112,18 @@ class Policy:
 
     on_pending: OnPending = "discard"
     deadline: Deadline | None = None
+    by: tuple[str, ...] = ()
+    """What has to be true of whoever answers: `another` than who requested, `permission:<name>`."""
+
+    def refusal(self, answerer: str, permissions: Collection[str], requested_by: str) -> str | None:
+        """Why they may not answer; None: they may."""
+        for wanted in self.by:
+            if wanted == ANOTHER and answerer == requested_by:
+                return "This question is for somebody else than who asked for what it is about."
+            name = wanted.removeprefix(PERMISSION)
+            if wanted != ANOTHER and name not in permissions:
+                return f"This question is for somebody with the permission '{name}'."
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +133,13 @@ class Policies:
     default: Policy = field(default_factory=Policy)
     graphs: Mapping[str, Policy] = field(default_factory=dict)
 
-    def of(self, graph_id: str) -> Policy:
-        return self.graphs.get(graph_id, self.default)
+    def of(self, graph_id: str | None) -> Policy:
+        return self.graphs.get(graph_id or "", self.default)
+
+    @property
+    def choosy(self) -> bool:
+        """Whether it matters anywhere who answers."""
+        return any(policy.by for policy in (self.default, *self.graphs.values()))
 
 
 def stricter(one: OnPending, other: OnPending) -> OnPending:

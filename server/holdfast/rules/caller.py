@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from holdfast.rules.scope import ALL, USUAL
+
 
 class Sight(StrEnum):
     """Which rows a caller sees."""
@@ -58,7 +60,9 @@ class Caller:
     user: User | None = None
     permissions: tuple[str, ...] = field(default=())
     alone: bool = False
-    """Whether nobody else can come: what belongs to everybody is then theirs to change."""
+    """Whether what belongs to everybody is theirs to change: nobody else can come, or they have the scope `admin`."""
+    scopes: frozenset[str] = USUAL
+    """What they may do (`rules/scope.py`); a project's own authentication decides that by itself."""
 
     def marked(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
         """The metadata of a row that this caller makes: with what their filter asks for, so that they see it."""
@@ -74,7 +78,7 @@ class Caller:
         return any(contains(changes, terms) for terms in touched)
 
 
-LOCAL = Caller("local", alone=True)
+LOCAL = Caller("local", alone=True, scopes=ALL)
 """The one owner of a server without authentication."""
 
 SERVER = Caller("holdfast", Sight.ALL)

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator
 
 from holdfast.rules.approval import ApprovalState, Outcome
 from holdfast.wire import codec
@@ -51,7 +51,7 @@ class Approval(BaseModel):
 
     `question` and `answer` are any JSON; `answer` is null until somebody answered, and so are `decided_by` (a caller's
     name), `decided_run_id` and `decided_at`. `outcome` is what happens at `due_at`; `escalated_at` or the state say
-    that it did, `problem` why it could not.
+    that it did, `problem` why it could not. `requested_by` is who started what the question is about.
     """
 
     approval_id: UUID
@@ -73,6 +73,22 @@ class Approval(BaseModel):
     outcome: Outcome | None
     escalated_at: datetime | None
     problem: str | None
+    requested_by: str
+
+
+class ApprovalAnswer(BaseModel):
+    """The body of `POST /approvals/{approval_id}/answer`: what `command.resume` would be, any JSON but null."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"answer": "yes"}]})
+
+    answer: Any
+
+    @field_validator("answer")
+    @classmethod
+    def _says_something(cls, value: Any) -> Any:
+        if value is None:
+            raise ValueError("null answers nothing")
+        return value
 
 
 def approval_view(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,6 +113,7 @@ def approval_view(row: Mapping[str, Any]) -> dict[str, Any]:
         "outcome": row["outcome"],
         "escalated_at": _time(row["acted_at"]) if row["outcome"] == "escalate" else None,
         "problem": row["problem"],
+        "requested_by": row["requested_by"],
     }
 
 

@@ -12,7 +12,7 @@ SET state = 'answering', answer = given.answer, decided_by = %(by)s, decided_run
     decided_at = holdfast.now()
 FROM unnest(%(interrupt_ids)s::text[], %(answers)s::bytea[]) AS given (interrupt_id, answer)
 WHERE a.thread_id = %(thread_id)s AND a.interrupt_id = given.interrupt_id AND a.state = 'pending'
-RETURNING a.graph_id
+RETURNING a.graph_id, coalesce(a.requested_by, a.owner) AS requested_by
 
 -- name: expire
 -- The guard is the exactly-once: of all who saw that this question was due, one admits the run that answers it.
@@ -43,16 +43,23 @@ WHERE decided_run_id = ANY(%(run_ids)s::uuid[]) AND state IN ('answering', 'expi
   AND (%(still_asked)s::text[] IS NULL OR interrupt_id = ANY(%(still_asked)s::text[]))
 
 -- name: ask
+-- What an answer leads to was requested by whoever requested what it answers.
 INSERT INTO holdfast.approvals (
     approval_id, owner, metadata, thread_id, interrupt_id, task_id, checkpoint_id, graph_id, assistant_id, run_id,
-    question, asked_at, state, due_at, outcome, due_answer, webhook, problem)
+    question, asked_at, state, due_at, outcome, due_answer, webhook, problem, requested_by)
 SELECT gen_random_uuid(), t.owner, t.metadata, t.thread_id, q.interrupt_id, q.task_id, %(checkpoint_id)s,
        coalesce(r.graph_id, t.metadata ->> 'graph_id'),
        CASE WHEN r.run_id IS NOT NULL THEN r.assistant_id
             WHEN t.metadata ->> 'assistant_id' ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
             THEN (t.metadata ->> 'assistant_id')::uuid END,
        r.run_id, q.question, holdfast.now(), 'pending',
-       holdfast.now() + make_interval(secs => %(after_seconds)s), %(outcome)s, q.due_answer, %(webhook)s, q.problem
+       holdfast.now() + make_interval(secs => %(after_seconds)s), %(outcome)s, q.due_answer, %(webhook)s, q.problem,
+       coalesce((SELECT coalesce(before.requested_by, before.owner)
+                 FROM holdfast.approvals before
+                 WHERE before.thread_id = t.thread_id AND before.decided_run_id = %(run_id)s
+                   AND before.state IN ('answered', 'expired')
+                 LIMIT 1),
+                r.owner, %(by)s, t.owner)
 FROM unnest(%(interrupt_ids)s::text[], %(task_ids)s::text[], %(questions)s::bytea[], %(due_answers)s::bytea[],
             %(problems)s::text[]) AS q (interrupt_id, task_id, question, due_answer, problem)
 CROSS JOIN holdfast.threads t
@@ -70,7 +77,8 @@ WHERE thread_id = %(thread_id)s AND status = 'pending' AND attempt = 0 AND on_pe
 -- name: due
 SELECT a.approval_id, a.owner, a.thread_id, a.assistant_id, a.interrupt_id, a.outcome, a.due_answer, a.webhook,
        r.kwargs, a.graph_id, a.checkpoint_id, a.task_id, a.run_id, a.question, a.asked_at, a.state, a.answer,
-       a.decided_by, a.decided_run_id, a.decided_at, a.due_at, a.acted_at, a.problem
+       a.decided_by, a.decided_run_id, a.decided_at, a.due_at, a.acted_at, a.problem,
+       coalesce(a.requested_by, a.owner) AS requested_by
 FROM holdfast.approvals a
 JOIN holdfast.threads t USING (thread_id)
 LEFT JOIN holdfast.runs r USING (run_id)
@@ -104,11 +112,21 @@ UPDATE holdfast.approvals
 SET problem = %(problem)s
 WHERE approval_id = %(approval_id)s AND state = 'pending' AND acted_at IS NULL
 
+-- name: to_answer
+-- As `due`, for somebody who answers in the place of the thread's owner.
+SELECT a.approval_id, a.owner, a.thread_id, a.assistant_id, a.interrupt_id, a.state, r.kwargs
+FROM holdfast.approvals a
+JOIN holdfast.threads t USING (thread_id)
+LEFT JOIN holdfast.runs r USING (run_id)
+WHERE a.approval_id = %(approval_id)s AND %%SEES(a)%% AND t.deleted_at IS NULL
+
 -- name: view
 SELECT approval_id, owner, thread_id, interrupt_id, task_id, checkpoint_id, graph_id, assistant_id, run_id, question,
-       asked_at, state, answer, decided_by, decided_run_id, decided_at, due_at, outcome, acted_at, problem
+       asked_at, state, answer, decided_by, decided_run_id, decided_at, due_at, outcome, acted_at, problem,
+       coalesce(requested_by, owner) AS requested_by
 FROM holdfast.approvals a
 WHERE %%SEES(a)%%
+  AND (%(approval_id)s::uuid IS NULL OR approval_id = %(approval_id)s)
   AND (%(states)s::text[] IS NULL OR state = ANY(%(states)s::text[]))
   AND (%(thread_id)s::uuid IS NULL OR thread_id = %(thread_id)s)
   AND (%(graph_id)s::text IS NULL OR graph_id = %(graph_id)s)

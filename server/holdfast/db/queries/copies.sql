@@ -39,9 +39,9 @@ WITH source AS (
 ), copied_questions AS (
     INSERT INTO holdfast.approvals (
         approval_id, owner, metadata, thread_id, interrupt_id, task_id, checkpoint_id, graph_id, assistant_id, question,
-        asked_at, state)
+        asked_at, state, requested_by)
     SELECT gen_random_uuid(), %(owner)s, a.metadata, %(copy_id)s, a.interrupt_id, a.task_id, a.checkpoint_id, a.graph_id,
-           a.assistant_id, a.question, holdfast.now(), 'pending'
+           a.assistant_id, a.question, holdfast.now(), 'pending', coalesce(a.requested_by, a.owner)
     FROM source JOIN holdfast.approvals a USING (thread_id)
     WHERE a.state IN ('pending', 'answering', 'expiring')
 )
