@@ -50,6 +50,8 @@ NAMES = [
     ("HOLDFAST_EVENT_TTL_SECONDS", "60", "event_ttl_seconds", 60.0),
     ("HOLDFAST_MAX_BODY_BYTES", "1024", "max_body_bytes", 1024),
     ("HOLDFAST_API_KEYS", f"ann:{SECRET}", "api_keys", {SECRET: "ann"}),
+    ("HOLDFAST_ALLOWED_HOSTS", "A.example, *.b.example", "allowed_hosts", ("a.example", "*.b.example")),
+    ("HOLDFAST_ALLOWED_ORIGINS", "https://a.example/,", "allowed_origins", ("https://a.example",)),
     ("HOLDFAST_AUTH", "keys", "auth", "keys"),
     ("HOLDFAST_JWT_ISSUER", "https://id.example.org/", "jwt_issuer", "https://id.example.org/"),
     ("HOLDFAST_JWT_AUDIENCE", "holdfast", "jwt_audience", "holdfast"),

@@ -152,6 +152,12 @@ class Cors(Section):
     expose_headers: list[str] = Field(default_factory=list)
     max_age: Annotated[int, Field(ge=0)] = 600
 
+    @model_validator(mode="after")
+    def _credentials_have_named_origins(self) -> Self:
+        if self.allow_credentials and "*" in self.allow_origins:
+            raise ValueError("allow_credentials needs allow_origins to name them: with '*' any page could use them")
+        return self
+
 
 class HeaderPatterns(Section):
     """Header names, with `*` for anything; `excludes` win over `includes`."""

@@ -71,6 +71,8 @@ class Settings(BaseSettings):
     api_keys: Annotated[dict[str, str], NoDecode] = Field(
         default_factory=dict, validation_alias=_env("HOLDFAST_API_KEYS"), repr=False
     )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field((), validation_alias=_env("HOLDFAST_ALLOWED_HOSTS"))
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field((), validation_alias=_env("HOLDFAST_ALLOWED_ORIGINS"))
     auth: Literal["keys"] | None = Field(None, validation_alias=_env("HOLDFAST_AUTH"))
     jwt_issuer: str | None = Field(None, validation_alias=_env("HOLDFAST_JWT_ISSUER"))
     jwt_audience: str | None = Field(None, validation_alias=_env("HOLDFAST_JWT_AUDIENCE"))
@@ -124,6 +126,13 @@ class Settings(BaseSettings):
         if len(keys) != len(pairs):
             raise ValueError("names the same key twice")
         return keys
+
+    @field_validator("allowed_hosts", "allowed_origins", mode="before")
+    @classmethod
+    def _with_commas(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(part.strip().lower().rstrip("/") for part in value.split(",") if part.strip())
 
     @field_validator("auth", "jwt_issuer", "jwt_audience", "jwt_jwks_url", "jwt_tenant_claim", mode="before")
     @classmethod

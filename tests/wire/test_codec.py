@@ -374,3 +374,19 @@ class PaymentError(Exception):
 def test_only_the_text_of_known_exceptions_gets_out(error: BaseException, name: str, message: str) -> None:
     assert error_body(error) == {"error": name, "message": message}
     assert through({"error": error}) == {"error": {"error": name, "message": message}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Incorrect API key provided: sk-proj-4be1Zz9Kq83LmNpQ",
+        "connection to postgresql://app:hunter22@db/prod failed",
+        "header Authorization: Bearer abcdefgh12345678 was refused",
+        "password=hunter22 is wrong",
+    ],
+)
+def test_an_errors_text_reaches_clients_without_the_secrets_in_it(text: str) -> None:
+    message = error_body(ValueError(text))["message"]
+    assert message != text
+    assert not any(secret in message for secret in ("4be1Zz9", "hunter22", "abcdefgh"))
+    assert error_body(ValueError("ada@example.com has no account"))["message"] == "ada@example.com has no account"

@@ -30,11 +30,14 @@ from holdfast.api import (
     threadstream,
 )
 from holdfast.api.access import observed
+from holdfast.api.browsers import confined, guarded
 from holdfast.api.customapp import CustomApp
 from holdfast.api.deps import Services
 from holdfast.api.openapi import apart, document, operation_id
 from holdfast.api.responses import Json
+from holdfast.rules.site import Sites
 from holdfast.sections import AuthSection, Cors, HttpSection
+from holdfast.settings import LOOPBACK
 
 EXPOSED_HEADERS = [
     "content-location",
@@ -96,17 +99,32 @@ def routers(http: HttpSection) -> Iterator[tuple[bool, APIRouter]]:
 def serving(
     app: FastAPI, services: Services, *, http: HttpSection, auth: AuthSection, custom: CustomApp | None, prefix: str
 ) -> ASGIApp:
-    """All that answers requests, from the outside in: prefix, access log, metrics, CORS, the project's app, our API."""
+    """All that answers requests, from the outside in: prefix, access log, metrics, who may ask, CORS, the project's
+    app, our API."""
     document_with(app, custom, auth)
-    inner: ASGIApp = app
+    inner = confined(app)
     if custom is not None:
         inner = custom.around(app, services.gate, http)
     if http.cors is not None or custom is None or not custom.has_cors:
         inner = with_cors(inner, http.cors or Cors(expose_headers=EXPOSED_HEADERS))
+    inner = guarded(inner, _sites(services, http, auth, custom))
     inner = services.traffic.counting(parting(inner, services.leaving))
     says, patterns = services.settings.log_access, http.logging_headers
     inner = observed(inner, says=says, patterns=patterns, traced=services.traces.answered)
     return below(prefix, inner) if prefix else inner
+
+
+def _sites(services: Services, http: HttpSection, auth: AuthSection, custom: CustomApp | None) -> Sites:
+    settings = services.settings
+    cors = http.cors
+    return Sites(
+        hosts=settings.allowed_hosts,
+        origins=[*settings.allowed_origins, *(cors.allow_origins if cors else ())],
+        origin_regex=cors.allow_origin_regex if cors else None,
+        is_open=not (settings.authenticates or auth.path),
+        is_loopback=settings.host in LOOPBACK,
+        cors_decides=cors is not None or (custom is not None and custom.has_cors),
+    )
 
 
 async def not_ready(scope: Scope, receive: Receive, send: Send) -> None:

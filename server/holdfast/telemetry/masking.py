@@ -10,7 +10,7 @@ What a pattern misses is in the log: this is the last line of defence, not the f
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -35,6 +35,8 @@ _ASSIGNED = (
 )
 
 Replacement = str | Callable[[re.Match[str]], str]
+Pattern = tuple[tuple[str, ...], re.Pattern[str], Replacement]
+PERSONAL = frozenset({"email", "card", "phone"})
 
 
 def _card(match: re.Match[str]) -> str:
@@ -44,7 +46,7 @@ def _card(match: re.Match[str]) -> str:
     return "[card]" if (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0 else match[0]
 
 
-PATTERNS: Mapping[str, tuple[tuple[str, ...], re.Pattern[str], Replacement]] = {
+PATTERNS: Mapping[str, Pattern] = {
     "private_key": (
         ("-----BEGIN",),
         re.compile(r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----(?:(?!-----)[\s\S]){0,10000}+(?:-----END[A-Z -]{0,50})?"),
@@ -107,12 +109,21 @@ def mask(text: str, secrets: Sequence[str] = ()) -> str:
     for secret in secrets:
         if secret in text:
             text = text.replace(secret, "[secret]")
-    for signs, pattern, replacement in PATTERNS.values():
+    return _sought(text, PATTERNS.values())
+
+
+def _sought(text: str, patterns: Iterable[Pattern]) -> str:
+    for signs, pattern, replacement in patterns:
         for sign in signs:
             if sign in text:
                 text = pattern.sub(replacement, text)
                 break
     return text
+
+
+def without_secrets(text: str) -> str:
+    """`text` without what looks like a secret; what people wrote of themselves stays."""
+    return _sought(text, (PATTERNS[name] for name in PATTERNS if name not in PERSONAL))
 
 
 def masked(value: Any, secrets: Sequence[str] = ()) -> Any:

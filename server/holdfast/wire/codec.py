@@ -30,6 +30,7 @@ from langgraph.types import Send, StateSnapshot
 from pydantic import BaseModel
 
 from holdfast.errors import Refusal, UnserializableValue
+from holdfast.telemetry.masking import without_secrets
 from holdfast.wire.state import thread_state
 
 MAX_DEPTH = 254
@@ -128,9 +129,10 @@ def _refuse_wide(digits: str) -> int:
 
 
 def error_body(exc: BaseException) -> dict[str, str]:
-    """`{"error", "message"}`, ready for JSONB; the text of a class that nobody vouched for stays inside."""
+    """`{"error", "message"}`, ready for JSONB; the text of a class that nobody vouched for stays inside, and
+    what looks like a secret in any other."""
     is_open = isinstance(exc, _OPEN_ERRORS) or any(kind.__name__ == "HTTPException" for kind in type(exc).__mro__)
-    message = _text(exc) if is_open else "An internal error occurred"
+    message = without_secrets(_text(exc)) if is_open else "An internal error occurred"
     body: dict[str, str] = for_jsonb({"error": type(exc).__name__, "message": message})
     return body
 
