@@ -41,6 +41,7 @@ from holdfast.door import way_in
 from holdfast.errors import Invalid, ProjectError, SettingsError
 from holdfast.foundation import laid
 from holdfast.parts import Parts, default_ttl, opened
+from holdfast.patience import Patience
 from holdfast.process import (
     Server,
     Tasks,
@@ -132,7 +133,7 @@ async def run(
     base_url = own_url(settings, listener if part in SERVING else None) + prefix
     async with _assembled(settings, project, part, base_url, listener, sibling) as (running, database_url):
         stop = sibling.tether.signals() if sibling else signals()
-        server = Server(running.http, listener) if listener else None
+        server = Server(running.http, listener, _patience(settings)) if listener else None
         answering = asyncio.create_task(server.serve(), name="http") if server else None
         url = f"{server.url}{prefix}" if server and part in SERVING else ""
         announce(url, database_url, project.sections.auth.path)
@@ -157,6 +158,10 @@ async def _last_answers(running: Running, stop: asyncio.Queue[None]) -> None:
         async with asyncio.timeout(LAST_ANSWERS_SECONDS):
             await first(stop, running.failed, closing.all_ended)
     closing.set()
+
+
+def _patience(settings: Settings) -> Patience:
+    return Patience(settings.head_seconds, settings.body_seconds, settings.max_head_bytes)
 
 
 def _listener(settings: Settings, part: Part, sibling: Sibling | None) -> socket.socket | None:

@@ -19,6 +19,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from holdfast.errors import SettingsError
+from holdfast.patience import Patience, PatientProtocol
 from holdfast.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -57,9 +58,10 @@ class Tasks:
 class Server(uvicorn.Server):
     """uvicorn on our socket; signals are ours, not its."""
 
-    def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
+    def __init__(self, app: ASGIApp, listener: socket.socket, patience: Patience | None = None) -> None:
         config = uvicorn.Config(
             app,
+            http=partial(PatientProtocol, patience=patience or Patience()),  # type: ignore[arg-type]  # called like a class
             log_config=None,
             access_log=False,
             server_header=False,

@@ -66,6 +66,9 @@ class Settings(BaseSettings):
         86_400.0, validation_alias=_env("HOLDFAST_RUN_TIMEOUT_SECONDS", "BG_JOB_TIMEOUT_SECS"), gt=0
     )
     event_ttl_seconds: float = Field(3_600.0, validation_alias=_env("HOLDFAST_EVENT_TTL_SECONDS"), ge=60)
+    head_seconds: float = Field(10.0, validation_alias=_env("HOLDFAST_HEAD_SECONDS"), gt=0)
+    body_seconds: float = Field(30.0, validation_alias=_env("HOLDFAST_BODY_SECONDS"), gt=0)
+    max_head_bytes: int = Field(64 * 1024, validation_alias=_env("HOLDFAST_MAX_HEAD_BYTES"), ge=1024)
     max_body_bytes: int = Field(16 * 2**20, validation_alias=_env("HOLDFAST_MAX_BODY_BYTES"), ge=1024)
 
     api_keys: Annotated[dict[str, str], NoDecode] = Field(

@@ -1,0 +1,108 @@
+"""How long a connection may take to say what it wants.
+
+uvicorn waits for ever: for the first byte of a connection, for the end of a request's head, for the rest of a body. A
+client that sends a byte from time to time, or none, holds a socket and what it has sent so far. Here
+
+    a new connection    has a few seconds for its first request's head, and every later head as long (408)
+    a head              has a size (431)
+    a body              may take as long as it likes, but not pause
+
+Between requests uvicorn's own keep-alive holds. A request that comes in one piece, as nearly all do, costs no timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds for a request's head, seconds that a body may pause, bytes of a head."""
+
+    head_seconds: float = 10.0
+    body_seconds: float = 30.0
+    head_bytes: int = 64 * 1024
+
+
+class _Phase(Enum):
+    IDLE = auto()
+    HEAD = auto()
+    BODY = auto()
+
+
+class PatientProtocol(HttpToolsProtocol):
+    """A connection of uvicorn's, with an end to waiting."""
+
+    def __init__(self, *args: Any, patience: Patience, **others: Any) -> None:
+        super().__init__(*args, **others)
+        self._patience = patience
+        self._phase = _Phase.IDLE
+        self._head_ends = 0.0
+        self._head_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._timer = self.loop.call_later(self._patience.head_seconds, transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._disarm()
+        if self.transport.is_closing():
+            return
+        if self._phase is _Phase.HEAD:
+            self._head_bytes += len(data)
+            if self._head_bytes > self._patience.head_bytes:
+                self._refuse(b"431 Request Header Fields Too Large", "The request's headers are too long")
+            else:
+                self._timer = self.loop.call_at(self._head_ends, self._head_is_late)
+        elif self._phase is _Phase.BODY:
+            self._wait_for_body()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._phase = _Phase.HEAD
+        self._head_ends = self.loop.time() + self._patience.head_seconds
+        self._head_bytes = 0
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        self._phase = _Phase.BODY
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._phase = _Phase.IDLE
+
+    def _wait_for_body(self) -> None:
+        self._timer = self.loop.call_later(self._patience.body_seconds, self._body_is_late)
+
+    def _body_is_late(self) -> None:
+        if self.flow.read_paused:
+            # We ourselves do not read: the application has not taken what came.
+            self._wait_for_body()
+        else:
+            self.transport.close()
+
+    def _head_is_late(self) -> None:
+        self._refuse(b"408 Request Timeout", "The request did not come")
+
+    def _refuse(self, status: bytes, detail: str) -> None:
+        body = json.dumps({"detail": detail}).encode()
+        head = b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+        self.transport.write(head % (status, len(body)) + body)
+        self.transport.close()
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
