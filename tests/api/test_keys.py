@@ -107,6 +107,27 @@ def test_a_key_in_use_is_refused_within_seconds_after_it_was_revoked(http: httpx
     assert "no key" in keys.run("rotate", id_of(key)).stderr
 
 
+def test_a_revoked_key_is_refused_by_all_processes_of_a_server(cluster: Cluster) -> None:
+    with (
+        cluster.database() as url,
+        Server(database_url=url, config=PROJECT, processes=2, HOLDFAST_AUTH="keys") as running,
+    ):
+        key = Keys(url).valid()
+
+        def by_many_connections() -> set[int]:
+            statuses = set()
+            for _ in range(20):
+                with running.http(timeout=30) as client:
+                    statuses.add(asked(client, key).status_code)
+            return statuses
+
+        assert by_many_connections() == {200}
+        Keys(url).said("revoke", id_of(key))
+        revoked = time.monotonic()
+        until(lambda: time.monotonic() > revoked + KNOWN_SECONDS, "a process remembers it no longer than this")
+        assert by_many_connections() == {401}
+
+
 def test_a_rotated_key_lives_on_for_its_grace_and_without_one_ends_at_once(http: httpx.Client, keys: Keys) -> None:
     old = keys.valid()
     assert asked(http, old).status_code == 200

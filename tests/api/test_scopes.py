@@ -147,6 +147,18 @@ def test_who_may_only_answer_may_do_nothing_else_with_a_run(ada: Client, asking:
     assert "'run'" in refused(answer, 403)
 
 
+def test_who_may_not_answer_does_not_get_past_the_question(ada: Client, asking: str) -> None:
+    path, maker = f"/threads/{asking}/runs/wait", ada("read", "write", "run")
+    for command in ({"goto": "done"}, {"update": {"log": ["yes"]}}):
+        assert "'approve'" in refused(maker.post(path, json={"assistant_id": "approve", "command": command}), 403)
+    state = {"values": {"log": ["yes"]}, "as_node": "ask"}
+    assert "'approve'" in refused(maker.post(f"/threads/{asking}/state", json=state), 403)
+    assert maker.get(f"/threads/{asking}").json()["status"] == "interrupted"
+    quiet = new_thread(maker)
+    maker.post(f"/threads/{quiet}/runs/wait", json={"assistant_id": "steps", "input": {"count": 1}})
+    assert maker.post(f"/threads/{quiet}/state", json={"values": {"log": ["yes"]}}).status_code == 200
+
+
 def test_who_may_only_answer_starts_no_stateless_runs(ada: Client) -> None:
     body = {"assistant_id": "steps", "input": {"count": 1}}
     for path, sent in (("/runs", body), ("/runs/wait", body), ("/runs/stream", body), ("/runs/batch", [body])):

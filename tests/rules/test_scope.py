@@ -53,21 +53,26 @@ def test_a_permission_is_no_scope_and_keeps_its_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scopes", "answers", "brings", "missing"),
+    ("scopes", "run", "missing"),
     [
-        ({"run"}, False, True, None),
-        ({"run"}, False, False, None),
-        ({"run"}, True, False, "approve"),
-        ({"approve"}, True, False, None),
-        ({"approve"}, True, True, "run"),
-        ({"approve"}, False, True, "run"),
-        ({"approve"}, False, False, "run"),
-        ({"run", "approve"}, True, True, None),
-        ({"read", "write"}, False, True, "run"),
-        ({"read", "write"}, True, False, "approve"),
+        ({"run"}, "input", None),
+        ({"run"}, "nothing", None),
+        ({"run"}, "answer", "approve"),
+        ({"run"}, "goto", "approve"),
+        ({"run", "approve"}, "goto", "write"),
+        ({"run", "approve", "write"}, "goto", None),
+        ({"approve"}, "answer", None),
+        ({"approve"}, "answer and goto", "run"),
+        ({"approve"}, "input", "run"),
+        ({"approve"}, "nothing", "run"),
+        ({"run", "approve"}, "answer", None),
+        ({"run", "approve"}, "answer and goto", "write"),
+        ({"read", "write"}, "input", "run"),
+        ({"read", "write"}, "answer", "approve"),
     ],
 )
-def test_who_answers_needs_another_scope_than_who_starts(
-    scopes: set[str], answers: bool, brings: bool, missing: str | None
+def test_who_answers_needs_another_scope_than_who_starts_and_who_steers_needs_all(
+    scopes: set[str], run: str, missing: str | None
 ) -> None:
-    assert run_lacks(scopes, answers=answers, brings=brings) == missing
+    steers = "goto" in run
+    assert run_lacks(scopes, answers="answer" in run, brings=steers or run == "input", steers=steers) == missing

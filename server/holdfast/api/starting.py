@@ -245,15 +245,19 @@ async def check(with_: Services, who: Caller, body: RunCreate) -> UUID:
 
 def _check_scope(who: Caller, body: RunCreate) -> None:
     """Raises: Forbidden: they may not start, or may not answer."""
-    told = body.command
-    brings = body.input is not None or (told is not None and (told.update is not None or told.goto is not None))
-    if scope := run_lacks(who.scopes, answers=body.resumes, brings=brings):
+    steers = _steers(body)
+    brings = body.input is not None or steers
+    if scope := run_lacks(who.scopes, answers=body.resumes, brings=brings, steers=steers):
         raise lacks(scope)
+
+
+def _steers(body: RunCreate) -> bool:
+    return body.command is not None and (body.command.update is not None or body.command.goto is not None)
 
 
 def _check_surgery(with_: Services, who: Caller, assistant: Mapping[str, Any], body: RunCreate) -> None:
     """Raises: Forbidden: the run would go past a question that is not for everybody to answer."""
-    if body.command is not None and (body.command.update is not None or body.command.goto is not None):
+    if _steers(body):
         for graph in sorted(_graphs(assistant)):
             check_state_writer(with_, who, graph)
 

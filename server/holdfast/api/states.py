@@ -6,11 +6,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
+from holdfast.api.auth import demand
 from holdfast.api.deps import With, may, read, uuid_of
 from holdfast.api.documents import docs
 from holdfast.api.responses import Json
 from holdfast.api.starting import check_state_writer
 from holdfast.rules.caller import Caller
+from holdfast.rules.scope import Scope
 from holdfast.wire.state import ThreadState
 from holdfast.wire.states import (
     HistorySearch,
@@ -50,9 +52,12 @@ async def state(
 async def update_state(thread_id: str, request: Request, with_: With, who: MayUpdate) -> Response:
     body = await read(request, StateUpdate)
     wanted = uuid_of(thread_id, "thread")
-    if with_.policies.choosy:
+    if with_.policies.choosy or Scope.APPROVE not in who.scopes:
         standing = await with_.threads.standing(who, wanted)
         check_state_writer(with_, who, standing["metadata"].get("graph_id"))
+        if standing["interrupts"]:
+            # A state can say that a question was answered.
+            demand(who, (Scope.APPROVE,))
     checkpoint = await with_.states.update(who, wanted, body.values, as_node=body.as_node, checkpoint=body.start)
     with_.events.grown(wanted)
     # Input that waited for an answer may go on.

@@ -78,10 +78,14 @@ def unknown(names: Iterable[str]) -> list[str]:
     return [name for name in names if name not in ALL and not (name.startswith(PERMISSION) and name != PERMISSION)]
 
 
-def run_lacks(scopes: Collection[str], *, answers: bool, brings: bool) -> Scope | None:
-    """The scope that is missing for a run which `answers` a question, and `brings` something else; None: nothing is."""
-    if answers and Scope.APPROVE not in scopes:
-        return Scope.APPROVE
-    if (brings or not answers) and Scope.RUN not in scopes:
-        return Scope.RUN
-    return None
+def run_lacks(scopes: Collection[str], *, answers: bool, brings: bool, steers: bool) -> Scope | None:
+    """The scope that is missing for a run; None: nothing is.
+
+    Args:
+        answers: it answers a question.
+        brings: it brings something else: input, or what steers.
+        steers: it writes the state by itself or says where the graph goes on, so that it can go past a question.
+    """
+    starts = Scope.RUN if brings or not answers else None
+    wanted = (starts, Scope.APPROVE if answers or steers else None, Scope.WRITE if steers else None)
+    return next((scope for scope in wanted if scope is not None and scope not in scopes), None)
