@@ -31,6 +31,8 @@ from holdfast.api.crons import fire
 from holdfast.api.customapp import CustomApp
 from holdfast.api.customauth import CustomGate
 from holdfast.api.deps import Dispatcher, Idle, Services
+from holdfast.api.limits import Limits
+from holdfast.api.responses import Closing
 from holdfast.api.traffic import Traffic
 from holdfast.db.a2a import Tasks as A2ATasks
 from holdfast.db.admission import Admissions
@@ -161,7 +163,7 @@ async def _last_answers(running: Running, stop: asyncio.Queue[None]) -> None:
 
 
 def _patience(settings: Settings) -> Patience:
-    return Patience(settings.head_seconds, settings.body_seconds, settings.max_head_bytes)
+    return Patience(settings.head_seconds, settings.body_seconds, settings.unread_seconds, settings.max_head_bytes)
 
 
 def _listener(settings: Settings, part: Part, sibling: Sibling | None) -> socket.socket | None:
@@ -227,6 +229,7 @@ def _tell_alerts(parts: Parts, stack: AsyncExitStack, tasks: Tasks) -> None:
 
 
 def _services(parts: Parts, dispatcher: Dispatcher, gate: Gate) -> Services:
+    closing = Closing()
     return Services(
         settings=parts.settings,
         sections=parts.project.sections,
@@ -252,6 +255,8 @@ def _services(parts: Parts, dispatcher: Dispatcher, gate: Gate) -> Services:
         crons=parts.crons,
         approvals=parts.approvals,
         policies=parts.policies,
+        closing=closing,
+        limits=Limits(parts.settings, parts.runs.count_active, closing, parts.instruments.metrics),
         traffic=Traffic(parts.instruments.metrics),
         traces=parts.instruments.traces,
     )

@@ -127,6 +127,16 @@ class Invalid(Refusal):
     status = 422
 
 
+class TooMany(Refusal):
+    """A limit of the operator's is reached; it may be asked again after `retry_after` seconds."""
+
+    status = 429
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class Unsupported(Refusal):
     """The checkpointer that langgraph.json asks for cannot do this."""
 

@@ -6,6 +6,7 @@ client that sends a byte from time to time, or none, holds a socket and what it 
     a new connection    has a few seconds for its first request's head, and every later head as long (408)
     a head              has a size (431)
     a body              may take as long as it likes, but not pause
+    an answer           has to be read: while a client takes nothing of it, what it shall have waits in memory
 
 Between requests uvicorn's own keep-alive holds. A request that comes in one piece, as nearly all do, costs no timer.
 """
@@ -23,10 +24,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Seconds for a request's head, seconds that a body may pause, bytes of a head."""
+    """Seconds for a request's head, that a body may pause, that an answer may stay unread; bytes of a head."""
 
     head_seconds: float = 10.0
     body_seconds: float = 30.0
+    unread_seconds: float = 60.0
     head_bytes: int = 64 * 1024
 
 
@@ -46,6 +48,7 @@ class PatientProtocol(HttpToolsProtocol):
         self._head_ends = 0.0
         self._head_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -53,7 +56,17 @@ class PatientProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
+        self._is_read()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        # Not `close`, which would wait for the client to take what there is.
+        self._unread = self.loop.call_later(self._patience.unread_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._is_read()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -101,6 +114,11 @@ class PatientProtocol(HttpToolsProtocol):
         head = b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
         self.transport.write(head % (status, len(body)) + body)
         self.transport.close()
+
+    def _is_read(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def _disarm(self) -> None:
         if self._timer is not None:

@@ -66,6 +66,11 @@ class Settings(BaseSettings):
         86_400.0, validation_alias=_env("HOLDFAST_RUN_TIMEOUT_SECONDS", "BG_JOB_TIMEOUT_SECS"), gt=0
     )
     event_ttl_seconds: float = Field(3_600.0, validation_alias=_env("HOLDFAST_EVENT_TTL_SECONDS"), ge=60)
+    rate_limit: str | None = Field(None, validation_alias=_env("HOLDFAST_RATE_LIMIT"))
+    limits_url: str | None = Field(None, validation_alias=_env("HOLDFAST_LIMITS_URL"), repr=False)
+    max_runs_per_owner: int | None = Field(None, validation_alias=_env("HOLDFAST_MAX_RUNS_PER_OWNER"), ge=1)
+    max_streams_per_owner: int | None = Field(None, validation_alias=_env("HOLDFAST_MAX_STREAMS_PER_OWNER"), ge=1)
+    unread_seconds: float = Field(60.0, validation_alias=_env("HOLDFAST_UNREAD_SECONDS"), gt=0)
     head_seconds: float = Field(10.0, validation_alias=_env("HOLDFAST_HEAD_SECONDS"), gt=0)
     body_seconds: float = Field(30.0, validation_alias=_env("HOLDFAST_BODY_SECONDS"), gt=0)
     max_head_bytes: int = Field(64 * 1024, validation_alias=_env("HOLDFAST_MAX_HEAD_BYTES"), ge=1024)

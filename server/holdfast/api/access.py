@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
-from holdfast.api.responses import CUT
+from holdfast.api.responses import CALLER, CUT
 from holdfast.api.traffic import UNMATCHED
 from holdfast.rules.caller import Caller
 from holdfast.rules.headers import logged
@@ -27,8 +27,6 @@ logger = logging.getLogger(ACCESS)
 
 REQUEST_ID = "holdfast.request_id"
 """Where the ASGI scope holds the request's id."""
-CALLER = "holdfast.caller"
-"""Where it holds the caller of a request that was authenticated before it was routed."""
 
 HEADER = "x-request-id"
 ASKED_OFTEN = frozenset({"/", "/ok", "/health", "/ready", "/metrics"})

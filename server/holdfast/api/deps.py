@@ -17,11 +17,12 @@ from pydantic import BaseModel, RootModel, ValidationError
 from starlette.requests import HTTPConnection
 
 from holdfast.api import reading
-from holdfast.api.access import CALLER, recognised
+from holdfast.api.access import recognised
 from holdfast.api.asking import Asking
 from holdfast.api.auth import Action, Gate, Resource, demand
+from holdfast.api.limits import Limits
 from holdfast.api.problems import invalid
-from holdfast.api.responses import Closing
+from holdfast.api.responses import CALLER, Closing
 from holdfast.api.traffic import Traffic
 from holdfast.db.a2a import Tasks
 from holdfast.db.admission import Admissions
@@ -187,13 +188,14 @@ class Services:
     approvals: Approvals
     policies: Policies
     """What the project decided about questions."""
+    closing: Closing
+    """The process stops: streams are cut."""
+    limits: Limits
     traffic: Traffic
     traces: Traces
     figures: Figures
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
     """The process was asked to stop; requests are still answered."""
-    closing: Closing = field(default_factory=Closing)
-    """It stops: streams are cut."""
 
 
 def services(request: HTTPConnection) -> Services:
@@ -209,16 +211,22 @@ async def _given(request: HTTPConnection) -> Services:
 With = Annotated[Services, Depends(_given)]
 
 
+COUNTED = "holdfast.counted"
+"""In the ASGI scope of a request that the limits know of."""
+
 About = Callable[[Any], Awaitable[dict[str, Any]]]
 """What a request asks for, in the words of authorization handlers; the route works with what they leave of it."""
 
 
 async def admitted(request: HTTPConnection, with_: With) -> Caller:
     """The caller behind a request, whom the gate was asked about once."""
-    if CALLER not in request.scope:
-        return recognised(request.scope, await with_.gate.admit(request))
-    # The project's middleware may have run since, in a task and a context of its own.
-    return recognised(request.scope, request.scope[CALLER])
+    known = request.scope.get(CALLER) or await with_.gate.admit(request)
+    # The project's middleware may have run since it was known, in a task and a context of its own.
+    caller = recognised(request.scope, known)
+    if not request.scope.get(COUNTED):
+        request.scope[COUNTED] = True
+        await with_.limits.request(caller.owner, request.url.path)
+    return caller
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from holdfast.errors import (
     HoldfastError,
     Invalid,
     Refusal,
+    TooMany,
     UnknownGraph,
     Unsaveable,
 )
@@ -50,6 +51,8 @@ def refusal(error: Refusal | HTTPException | DatabaseUnavailable) -> Response:
         return database_away()
     if isinstance(error, HTTPException):
         return detail(error.status_code, str(error.detail), dict(error.headers or {}))
+    if isinstance(error, TooMany):
+        return detail(error.status, str(error), {"retry-after": str(error.retry_after)})
     return detail(error.status, str(error), _REFUSED_WITH.get(error.status))
 
 

@@ -7,8 +7,9 @@ Starlette's `StreamingResponse` is all that the streams need; what is added is t
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from starlette.responses import Response, StreamingResponse
@@ -17,6 +18,9 @@ from starlette.types import Message, Receive, Scope, Send
 from holdfast.wire import codec, sse
 
 KEEP_ALIVE_SECONDS = 5.0
+
+CALLER = "holdfast.caller"
+"""Where the ASGI scope holds the caller of a request that was authenticated."""
 
 CUT = "holdfast.cut"
 """In the ASGI scope of an answer that broke off, for whoever would end it properly on its way to the client."""
@@ -36,19 +40,29 @@ class Closing(asyncio.Event):
 
     def __init__(self) -> None:
         super().__init__()
-        self._under_way = 0
+        self._ending = 0
+        self._followed: Counter[str] = Counter()
         self.all_ended = asyncio.Event()
         self.all_ended.set()
 
+    def followed(self, owner: str) -> int:
+        """How many answers are under way to this owner."""
+        return self._followed[owner]
+
     @contextmanager
-    def answering(self) -> Iterator[None]:
-        self._under_way += 1
-        self.all_ended.clear()
+    def answering(self, owner: str, *, is_endless: bool) -> Iterator[None]:
+        self._followed[owner] += 1
+        self._ending += not is_endless
+        if self._ending:
+            self.all_ended.clear()
         try:
             yield
         finally:
-            self._under_way -= 1
-            if not self._under_way:
+            self._followed[owner] -= 1
+            if not self._followed[owner]:
+                del self._followed[owner]
+            self._ending -= not is_endless
+            if not self._ending:
                 self.all_ended.set()
 
 
@@ -78,7 +92,8 @@ class LongAnswer(StreamingResponse):
         self._is_endless = is_endless
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with nullcontext() if self._is_endless else self._closing.answering():
+        caller = scope.get(CALLER)
+        with self._closing.answering(caller.owner if caller else "", is_endless=self._is_endless):
             await self._answer(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:

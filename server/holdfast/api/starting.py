@@ -112,6 +112,9 @@ async def start(
     key = origin.key(thread_id, body)
 
     async def admit() -> list[Started]:
+        if not body.resumes:
+            # An answer frees what waits for it.
+            await with_.limits.runs(who.owner)
         new = await _new_run(with_, who, body, thread_id=thread_id, followed=followed, origin=origin)
         before = await _admit(with_, who, new, key)
         return [Started(new.run_id, new.thread_id)] if before is None else await _again(with_, who, before)
@@ -130,6 +133,7 @@ async def start_all(with_: Services, who: Caller, bodies: Sequence[RunCreate], *
     key = origin.key(None, *bodies)
 
     async def admit() -> list[Started]:
+        await with_.limits.runs(who.owner, len(bodies))
         new = [await _new_run(with_, who, body, thread_id=None, followed=True, origin=origin) for body in bodies]
         if before := await with_.admissions.admit_all(who, new, key=key):
             return await _again(with_, who, before)

@@ -225,6 +225,14 @@ class Runs:
             return await (await conn.execute(*query)).fetchone()
 
     @repeated
+    async def count_active(self, owner: str, *, up_to: int) -> int:
+        """How many runs of this owner wait or are executed; somewhat more than `up_to` where there are more."""
+        async with self._database.connection("api") as conn:
+            row = await (await conn.execute(self._sql["count_active"], {"owner": owner, "up_to": up_to})).fetchone()
+        assert row is not None
+        return int(row["active"])
+
+    @repeated
     async def delete(self, caller: Caller, thread_id: UUID, run_id: UUID) -> None:
         """Delete an ended run's record; its checkpoints stay.
 

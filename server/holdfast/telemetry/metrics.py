@@ -69,6 +69,7 @@ class Metrics:
             buckets=_RUNS,
             registry=registry,
         )
+        self.limited = Counter("holdfast_limited", "Requests that a limit refused", ["limit"], registry=registry)
         self.streams_open = Gauge(
             "holdfast_streams_open", "Streams under way", registry=registry, multiprocess_mode="livesum"
         )

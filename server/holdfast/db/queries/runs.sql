@@ -208,3 +208,9 @@ WHERE bl.thread_id = %(thread_id)s::text AND bl.checkpoint_ns = freed.checkpoint
       WHERE c.thread_id = bl.thread_id AND c.checkpoint_ns = bl.checkpoint_ns
         AND coalesce(c.metadata ->> 'run_id', c.metadata ->> 'repaired_for', '') <> %(run_id)s::text
         AND c.checkpoint -> 'channel_versions' ->> bl.channel = bl.version)
+
+-- name: count_active
+SELECT (SELECT count(*) FROM (SELECT FROM holdfast.runs WHERE owner = %(owner)s AND status = 'running'
+                              LIMIT %(up_to)s) AS running)
+     + (SELECT count(*) FROM (SELECT FROM holdfast.runs WHERE owner = %(owner)s AND status = 'pending'
+                              LIMIT %(up_to)s) AS pending) AS active
