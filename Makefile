@@ -48,7 +48,9 @@ schemathesis: .venv/ready
 
 # Who gets in, out or through who should not: all of tests/security, of which `make test` has a slice.
 security: .venv/ready
-	SECURITY=whole $(BIN)/python -m pytest tests/security
+	@$(call installed,redis-server,redis-server)
+	SECURITY=whole $(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/security
+	$(BIN)/python -m tests.security.flood
 
 # Known holes in what we stand on. Asks PyPI and npm, so it is no part of `make test`.
 audit: .venv/ready

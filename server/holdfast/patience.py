@@ -6,6 +6,7 @@ client that sends a byte from time to time, or none, holds a socket and what it 
     a new connection    has a few seconds for its first request's head, and every later head as long (408)
     a head              has a size (431)
     a body              may take as long as it likes, but not pause
+    after an answer     a body that nobody reads any more comes to an end soon, or the connection does
     an answer           has to be read: while a client takes nothing of it, what it shall have waits in memory
 
 Between requests uvicorn's own keep-alive holds. A request that comes in one piece, as nearly all do, costs no timer.
@@ -32,6 +33,12 @@ class Patience:
     head_bytes: int = 64 * 1024
 
 
+UNREAD_BYTES = 1024 * 1024
+"""Of a body that was answered before it had come: so much more is thrown away, so that the connection can be kept."""
+LINGER_SECONDS = 1.0
+"""For a client to read the answer, which sends more than that."""
+
+
 class _Phase(Enum):
     IDLE = auto()
     HEAD = auto()
@@ -47,6 +54,7 @@ class PatientProtocol(HttpToolsProtocol):
         self._phase = _Phase.IDLE
         self._head_ends = 0.0
         self._head_bytes = 0
+        self._unread_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
 
@@ -79,6 +87,8 @@ class PatientProtocol(HttpToolsProtocol):
                 self._refuse(b"431 Request Header Fields Too Large", "The request's headers are too long")
             else:
                 self._timer = self.loop.call_at(self._head_ends, self._head_is_late)
+        elif self._phase is _Phase.BODY and self.cycle.response_complete:
+            self._throw_away(len(data))
         elif self._phase is _Phase.BODY:
             self._wait_for_body()
 
@@ -86,7 +96,7 @@ class PatientProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._phase = _Phase.HEAD
         self._head_ends = self.loop.time() + self._patience.head_seconds
-        self._head_bytes = 0
+        self._head_bytes = self._unread_bytes = 0
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
@@ -95,6 +105,14 @@ class PatientProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._phase = _Phase.IDLE
+
+    def _throw_away(self, size: int) -> None:
+        self._unread_bytes += size
+        if self._unread_bytes <= UNREAD_BYTES:
+            self._wait_for_body()
+        else:
+            self.transport.pause_reading()
+            self._timer = self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
     def _wait_for_body(self) -> None:
         self._timer = self.loop.call_later(self._patience.body_seconds, self._body_is_late)

@@ -33,10 +33,15 @@ WHOLE = os.environ.get("SECURITY") == "whole"
 
 
 @pytest.fixture(scope="module", params=["keys", "bare", "filtered"] if WHOLE else ["keys"])
-def server(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Server]:
-    """Two people who are told apart by our keys, by a project's authentication, and by its filters."""
-    config = PROJECT if request.param == "keys" else AUTH / f"{request.param}.json"
-    environment = {"HOLDFAST_API_KEYS": KEYS} if request.param == "keys" else {}
+def way(request: pytest.FixtureRequest) -> str:
+    """How two people are told apart: by our keys, by a project's authentication, and by its filters."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def server(cluster: Cluster, way: str) -> Iterator[Server]:
+    config = PROJECT if way == "keys" else AUTH / f"{way}.json"
+    environment = {"HOLDFAST_API_KEYS": KEYS} if way == "keys" else {}
     with cluster.database() as url, Server(database_url=url, config=config, **environment) as running:
         yield running
 
@@ -89,6 +94,7 @@ def test_somebody_else_cannot_tell_her_things_from_none(
 
 @pytest.mark.skipif(not WHOLE, reason="make security")
 @EACH
-def test_she_herself_is_answered(ada: httpx.Client, method: str, path: str, ask: Ask) -> None:
+def test_she_herself_is_answered(ada: httpx.Client, way: str, method: str, path: str, ask: Ask) -> None:
     status, text = asked(ada, method, path, ask, made_by(ada))
-    assert status in ask.owner, text
+    # Without a handler that says so, a project's authentication lets nobody at the store.
+    assert status in ((403,) if way == "bare" and path.startswith("/store") else ask.owner), text

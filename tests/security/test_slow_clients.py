@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -83,6 +84,18 @@ def test_a_body_that_takes_its_time_is_read(connection: socket.socket) -> None:
             break
     connection.settimeout(20)
     assert everything(connection).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_body_that_was_answered_already_is_not_read_for_ever(connection: socket.socket) -> None:
+    connection.sendall(HEAD + b"transfer-encoding: chunked\r\n\r\n")
+    piece = b"100000\r\n" + b" " * 2**20 + b"\r\n"
+    sent = 0
+    with suppress(OSError):
+        for _ in range(300):
+            connection.sendall(piece)
+            sent += len(piece)
+    assert sent < 100 * 2**20
+    assert b"HTTP/1.1 413 " in everything(connection)
 
 
 def test_a_connection_between_requests_is_kept(server: Server) -> None:

@@ -34,6 +34,7 @@ from holdfast.api.browsers import confined, guarded
 from holdfast.api.customapp import CustomApp
 from holdfast.api.deps import Services
 from holdfast.api.openapi import apart, document, operation_id
+from holdfast.api.reading import LARGE, LargeBodies
 from holdfast.api.responses import Json
 from holdfast.rules.site import Sites
 from holdfast.sections import AuthSection, Cors, HttpSection
@@ -107,11 +108,22 @@ def serving(
         inner = custom.around(app, services.gate, http)
     if http.cors is not None or custom is None or not custom.has_cors:
         inner = with_cors(inner, http.cors or Cors(expose_headers=EXPOSED_HEADERS))
-    inner = guarded(inner, _sites(services, http, auth, custom))
+    inner = guarded(_in_turns(inner), _sites(services, http, auth, custom))
     inner = services.traffic.counting(parting(inner, services.leaving))
     says, patterns = services.settings.log_access, http.logging_headers
     inner = observed(inner, says=says, patterns=patterns, traced=services.traces.answered)
     return below(prefix, inner) if prefix else inner
+
+
+def _in_turns(app: ASGIApp) -> ASGIApp:
+    """`app`, to which large bodies come in turns."""
+    large_bodies = LargeBodies()
+
+    async def answered(scope: Scope, receive: Receive, send: Send) -> None:
+        scope[LARGE] = large_bodies
+        await app(scope, receive, send)
+
+    return answered
 
 
 def _sites(services: Services, http: HttpSection, auth: AuthSection, custom: CustomApp | None) -> Sites:
