@@ -15,7 +15,9 @@ from holdfast.api.auth import Action, Resource
 from holdfast.api.deps import Services, may, read
 from holdfast.api.responses import Json
 from holdfast.rules.caller import LOCAL, Caller
+from holdfast.settings import Settings
 from holdfast.wire.runs import RunBatch
+from tests.support.limits import unlimited
 
 pytestmark = pytest.mark.anyio
 
@@ -47,8 +49,10 @@ def gate() -> Stamping:
 def client(gate: Stamping) -> httpx.AsyncClient:
     """A client of one operation that takes a batch."""
     app = FastAPI()
-    limits, catalog = SimpleNamespace(max_body_bytes=10_000), SimpleNamespace(ids=lambda: ())
-    app.state.services = cast("Services", SimpleNamespace(gate=gate, settings=limits, catalog=catalog))
+    settings = Settings(max_body_bytes=10_000)
+    catalog = SimpleNamespace(ids=lambda: ())
+    parts = SimpleNamespace(gate=gate, settings=settings, catalog=catalog, limits=unlimited(settings))
+    app.state.services = cast("Services", parts)
     problems.install(app)
 
     @app.post("/batch")

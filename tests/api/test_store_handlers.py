@@ -19,6 +19,7 @@ from holdfast.db.store import PooledStore
 from holdfast.db.trees import Stores
 from holdfast.rules.caller import Caller, Sight
 from holdfast.settings import Settings
+from tests.support.limits import unlimited
 
 pytestmark = pytest.mark.anyio
 
@@ -51,7 +52,8 @@ async def http(database_url: str, gate: Scoping) -> AsyncIterator[httpx.AsyncCli
     await database.open()
     stores = Stores(PooledStore(database), shared=True)
     absent = {part.name: cast("Any", None) for part in fields(Services)}
-    services = Services(**absent | {"settings": Settings(), "database": database, "stores": stores, "gate": gate})
+    parts = {"settings": Settings(), "database": database, "stores": stores, "gate": gate}
+    services = Services(**absent | parts | {"limits": unlimited(Settings())})
     transport = httpx.ASGITransport(create_app(services))
     async with httpx.AsyncClient(transport=transport, base_url="http://test", headers={"x-user": "ada"}) as client:
         yield client

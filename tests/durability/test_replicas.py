@@ -52,7 +52,9 @@ def four_servers(cluster: Cluster, **environment: str) -> Iterator[list[Server]]
     """Two that only answer, one that does both, and one that only works."""
     with cluster.database() as url, ExitStack() as stack, ThreadPoolExecutor() as pool:
         servers = [
-            Server(part=part, config=PROJECT, database_url=url, HOLDFAST_SLOTS="2", **environment)
+            Server(
+                part=part, config=PROJECT, database_url=url, HOLDFAST_SLOTS="2", HOLDFAST_POOL_SIZE="4", **environment
+            )
             for part in ("api", "api", "serve", "worker")
         ]
         yield list(pool.map(stack.enter_context, servers))
@@ -81,7 +83,7 @@ def replicas(
     with ExitStack() as stack:
         if request.param == "with a fan-out":
             redis = stack.enter_context(redis_server(tmp_path_factory.mktemp("redis")))
-            servers = stack.enter_context(four_servers(cluster, FANOUT_URL=redis, HOLDFAST_POOL_SIZE="6"))
+            servers = stack.enter_context(four_servers(cluster, FANOUT_URL=redis))
         else:
             servers = request.getfixturevalue("servers")
         urls = [server.url for server in servers[:3]]
