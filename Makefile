@@ -18,6 +18,7 @@ test: .venv/deploy
 	@$(call installed,nginx,nginx-light)
 	@$(call installed,prometheus,prometheus)
 	@$(call installed,redis-server,redis-server)
+	@$(call installed,pgbouncer,pgbouncer)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: .venv/ready
