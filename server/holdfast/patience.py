@@ -128,9 +128,11 @@ class PatientProtocol(HttpToolsProtocol):
         self._refuse(b"408 Request Timeout", "The request did not come")
 
     def _refuse(self, status: bytes, detail: str) -> None:
-        body = json.dumps({"detail": detail}).encode()
-        head = b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-        self.transport.write(head % (status, len(body)) + body)
+        if self.cycle is None or self.cycle.response_complete:
+            body = json.dumps({"detail": detail}).encode()
+            head = b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+            self.transport.write(head % (status, len(body)) + body)
+        # Otherwise the answer to the request before it is under way, and nothing belongs into it.
         self.transport.close()
 
     def _is_read(self) -> None:

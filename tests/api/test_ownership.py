@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, cast
 
 import httpx
@@ -25,12 +24,12 @@ from holdfast.api.application import create_app
 from holdfast.api.deps import Permission, Services
 from holdfast.api.jsonrpc import known
 from tests.conftest import PROJECT
+from tests.support.guarded import ADA, AUTH, BOB, WAYS, guarded_server
 from tests.support.postgres import Cluster
 from tests.support.server import Server, refusal_to_start
 from tests.support.talk import LONG, get_thread, join, new_thread, refused, start, until_running, wait
 
 KEYS = "ada:key-a,bob:key-b"
-AUTH = Path(__file__).parents[1] / "support" / "auth"
 SYSTEM = {
     "/",
     "/ok",
@@ -46,27 +45,22 @@ SYSTEM = {
 """What anybody may ask: health, figures, identity and the API's documents."""
 
 
-@pytest.fixture(scope="module", params=["keys", "bare", "filtered"])
+@pytest.fixture(scope="module", params=WAYS)
 def guarded(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Server]:
-    """A server that two people have a key for; with authentication it may listen on the network."""
-    config = PROJECT if request.param == "keys" else AUTH / f"{request.param}.json"
-    environment = {"HOLDFAST_API_KEYS": KEYS} if request.param == "keys" else {}
-    with (
-        cluster.database() as url,
-        Server(database_url=url, config=config, HOST="0.0.0.0", **environment) as running,
-    ):
+    """With authentication it may listen on the network."""
+    with guarded_server(cluster, request.param, HOST="0.0.0.0") as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def ada(guarded: Server) -> Iterator[httpx.Client]:
-    with guarded.http(headers={"x-api-key": "key-a"}, timeout=30) as client:
+    with guarded.http(headers=ADA, timeout=30) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def bob(guarded: Server) -> Iterator[httpx.Client]:
-    with guarded.http(headers={"x-api-key": "key-b"}, timeout=30) as client:
+    with guarded.http(headers=BOB, timeout=30) as client:
         yield client
 
 

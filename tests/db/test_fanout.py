@@ -12,8 +12,9 @@ from uuid import UUID
 
 import pytest
 from psycopg.rows import DictRow
+from redis import Redis
 
-from holdfast.db.fanout import MAX_MESSAGE, Fanout
+from holdfast.db.fanout import MAX_MESSAGE, PREFIX, Fanout
 from holdfast.db.news import Place
 from holdfast.db.saves import Block
 from holdfast.errors import SettingsError
@@ -38,6 +39,18 @@ async def there(clean_url: str, redis_url: str) -> AsyncIterator[Process]:
         yield running
 
 
+def rings(at: Process) -> set[str]:
+    """Which logs its followers are told to look into from now on; a subscription that begins is one."""
+    rung: set[str] = set()
+
+    def noted(about: str | None) -> None:
+        rung.update((about or "").split())
+        at.events._news.tell(about)
+
+    fanout_of(at).on_ring(noted)
+    return rung
+
+
 @pytest.fixture
 async def speaker(there: Process, clean_url: str, redis_url: str) -> AsyncIterator[Speaker]:
     """A run in another process."""
@@ -56,9 +69,9 @@ def places(at: Process, speaker: Speaker) -> list[Place]:
 
 async def follower(at: Process, speaker: Speaker) -> asyncio.Task[list[bytes]]:
     """A follower who has read what there is, and whose process hears of what comes."""
-    run_id, others = speaker.claim.run_id, len(places(at, speaker))
+    run_id, others, rung = speaker.claim.run_id, len(places(at, speaker)), rings(at)
     task = asyncio.create_task(heard(at.events, run_id))
-    await until(lambda: run_id in fanout_of(at).heard_of and len(places(at, speaker)) > others)
+    await until(lambda: len(places(at, speaker)) > others and (others > 0 or str(run_id) in rung))
     await until(lambda: not any(place._must_look for place in places(at, speaker)))
     return task
 
@@ -127,11 +140,30 @@ async def test_a_block_that_is_too_long_is_read_from_the_log(there: Process, spe
     assert await hearing == speaker.said
 
 
-async def test_only_what_somebody_follows_is_heard(there: Process, speaker: Speaker) -> None:
+async def test_only_what_somebody_follows_is_subscribed_to(there: Process, speaker: Speaker, redis_url: str) -> None:
+    with Redis.from_url(redis_url) as client:
+        channel = f"{PREFIX}{speaker.claim.run_id}"
+        hearing = await follower(there, speaker)
+        assert client.pubsub_numsub(channel) == [(channel.encode(), 1)]
+        await speaker.end()
+        await hearing
+        await until(lambda: client.pubsub_numsub(channel) == [(channel.encode(), 0)])
+
+
+@pytest.mark.parametrize("said", [b"", b"stranger\n", b"stranger\na b\nc", b"stranger\n1 2 3\nx", b"\xff\n\xff\n"])
+async def test_what_a_stranger_says_in_a_channel_makes_followers_look_and_nothing_worse(
+    there: Process, speaker: Speaker, redis_url: str, said: bytes
+) -> None:
     hearing = await follower(there, speaker)
+    rung = rings(there)
+    with Redis.from_url(redis_url) as client:
+        client.publish(f"{PREFIX}{speaker.claim.run_id}", said)
+    await until(lambda: str(speaker.claim.run_id) in rung)
+    speaker.say("one")
+    await speaker.log()
+    await read_by_all(there, speaker)
     await speaker.end()
-    await hearing
-    await until(lambda: fanout_of(there).heard_of == set())
+    assert await hearing == speaker.said
 
 
 async def test_a_process_does_not_hear_itself(clean_url: str, redis_url: str) -> None:
@@ -141,8 +173,10 @@ async def test_a_process_does_not_hear_itself(clean_url: str, redis_url: str) ->
         for name, at in (("one", one), ("other", other)):
             heard_here = brought[name].append
             fanout_of(at).on_block(lambda _, block, append=heard_here: append(block["frames"]))
+        rung = [rings(at) for at in (one, other)]
+        for at in (one, other):
             fanout_of(at).subscribe(log)
-        await until(lambda: all(log in fanout_of(at).heard_of for at in (one, other)))
+        await until(lambda: all(str(log) in each for each in rung))
         fanout_of(one).publish([], log, Block(1, 1, 1, 1, b"said by one"))
         fanout_of(other).publish([], log, Block(1, 2, 2, 2, b"said by other"))
         await until(lambda: all(brought.values()))
@@ -160,8 +194,9 @@ async def test_while_redis_is_away_the_bell_rings_and_later_blocks_come_again(cl
         speaker.say("without")
         await speaker.log()
         await read_by_all(there, speaker)
+        rung = rings(there)
         with redis_server(tmp_path, port):
-            await until(lambda: speaker.claim.run_id in fanout_of(there).heard_of, seconds=10)
+            await until(lambda: str(speaker.claim.run_id) in rung, seconds=10)
             speaker.say("with")
             await speaker.log()
             await read_by_all(there, speaker)

@@ -39,11 +39,11 @@ def test_names_that_a_stranger_can_own_are_not(host: str) -> None:
     assert Sites(is_open=True).answers_to(host)
 
 
-def test_configured_names_are_all_that_is_answered_to_and_this_machines_own() -> None:
+def test_configured_names_are_the_only_ones_and_addresses_are_none() -> None:
     sites = Sites(hosts=("agents.example", "*.apps.example"), is_loopback=True)
     assert [sites.answers_to(host) for host in ("agents.example:443", "a.apps.example", "localhost")] == [True] * 3
     assert [sites.answers_to(host) for host in ("apps.example", "x.agents.example", "holdfast")] == [False] * 3
-    assert not Sites(hosts=("agents.example",)).answers_to("127.0.0.1")
+    assert [sites.answers_to(address) for address in ("10.1.2.3:2024", "[::1]:2024", "127.0.0.1")] == [True] * 3
     assert Sites(hosts=("*",), is_open=True, is_loopback=True).answers_to("evil.example")
 
 

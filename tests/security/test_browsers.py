@@ -11,6 +11,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+from websockets.typing import Origin
 
 from tests.conftest import PROJECT
 from tests.support.postgres import Cluster
@@ -32,6 +35,25 @@ def server(cluster: Cluster) -> Iterator[Server]:
 def http(server: Server) -> Iterator[httpx.Client]:
     with server.http(timeout=30) as client:
         yield client
+
+
+def project(place: Path, http: dict[str, object]) -> Path:
+    """A project whose graph does nothing, with this section."""
+    (place / "g.py").write_text(
+        "from langgraph.graph import END, START, MessagesState, StateGraph\n"
+        "graph = StateGraph(MessagesState).add_edge(START, END).compile()\n"
+    )
+    (place / "own.py").write_text(
+        "from fastapi import FastAPI, WebSocket\n"
+        "app = FastAPI()\n"
+        "@app.websocket('/ws')\n"
+        "async def echo(socket: WebSocket):\n"
+        "    await socket.accept()\n"
+        "    await socket.send_text(await socket.receive_text())\n"
+    )
+    config = place / "langgraph.json"
+    config.write_text(json.dumps({"dependencies": ["."], "graphs": {"agent": "./g.py:graph"}, "http": http}))
+    return config
 
 
 def count(http: httpx.Client) -> int:
@@ -88,6 +110,22 @@ def test_what_is_configured_is_let_in(cluster: Cluster, tmp_path: Path) -> None:
         refused(http.post("/threads", json={}, headers={"origin": STRANGER}), 403)
 
 
+def test_a_websocket_of_the_projects_is_opened_by_no_strangers_page_and_stays_open(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    config = project(tmp_path, {"app": "./own.py:app"})
+    short = {"HOLDFAST_HEAD_SECONDS": "1", "HOLDFAST_BODY_SECONDS": "1"}
+    with cluster.database() as url, Server(database_url=url, config=config, **short) as server:
+        address = f"ws://127.0.0.1:{server.port}/ws"
+        with pytest.raises(InvalidStatus, match="403"), connect(address, origin=Origin(STRANGER)):
+            pass
+        with connect(address, origin=Origin("http://localhost:3000")) as socket:
+            with pytest.raises(TimeoutError):
+                socket.recv(timeout=2.5)  # longer than a request may take to say what it wants
+            socket.send("still there")
+            assert socket.recv(timeout=10) == "still there"
+
+
 def test_with_keys_a_form_of_a_strangers_page_is_refused_whatever_it_brings(cluster: Cluster) -> None:
     with (
         cluster.database() as url,
@@ -100,10 +138,7 @@ def test_with_keys_a_form_of_a_strangers_page_is_refused_whatever_it_brings(clus
 
 
 def test_credentials_for_any_page_are_refused_at_the_start(tmp_path: Path, database_url: str) -> None:
-    (tmp_path / "g.py").write_text("graph = None\n")
-    section = {"graphs": {"agent": "./g.py:graph"}, "http": {"cors": {"allow_credentials": True}}}
-    config = tmp_path / "langgraph.json"
-    config.write_text(json.dumps({"dependencies": ["."], **section}))
+    config = project(tmp_path, {"cors": {"allow_credentials": True}})
     assert "any page could use them" in refusal_to_start(config, database_url)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,14 +12,11 @@ from starlette.routing import WebSocketRoute
 
 from holdfast.api.application import routers
 from holdfast.sections import HttpSection
-from tests.conftest import PROJECT
 from tests.security.matrix import Things, asked, made_by, rows, snapshot, without_ids
 from tests.security.routes import CANARY, OPEN, ROWS, Ask
+from tests.support.guarded import ADA, BOB, WAYS, guarded_server
 from tests.support.postgres import Cluster
 from tests.support.server import Server
-
-AUTH = Path(__file__).parents[1] / "support" / "auth"
-KEYS = "ada:key-a,bob:key-b"
 
 EACH = pytest.mark.parametrize(
     ("method", "path", "ask"),
@@ -32,29 +28,26 @@ WHOLE = os.environ.get("SECURITY") == "whole"
 """`make security`; without it the slice that `make test` has."""
 
 
-@pytest.fixture(scope="module", params=["keys", "bare", "filtered"] if WHOLE else ["keys"])
+@pytest.fixture(scope="module", params=WAYS if WHOLE else WAYS[:1])
 def way(request: pytest.FixtureRequest) -> str:
-    """How two people are told apart: by our keys, by a project's authentication, and by its filters."""
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
 def server(cluster: Cluster, way: str) -> Iterator[Server]:
-    config = PROJECT if way == "keys" else AUTH / f"{way}.json"
-    environment = {"HOLDFAST_API_KEYS": KEYS} if way == "keys" else {}
-    with cluster.database() as url, Server(database_url=url, config=config, **environment) as running:
+    with guarded_server(cluster, way) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def ada(server: Server) -> Iterator[httpx.Client]:
-    with server.http(headers={"x-api-key": "key-a"}, timeout=30) as client:
+    with server.http(headers=ADA, timeout=30) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def bob(server: Server) -> Iterator[httpx.Client]:
-    with server.http(headers={"x-api-key": "key-b"}, timeout=30) as client:
+    with server.http(headers=BOB, timeout=30) as client:
         yield client
 
 

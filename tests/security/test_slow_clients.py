@@ -58,6 +58,15 @@ def test_a_head_that_drips_is_given_up_however_often_it_drips(connection: socket
     assert answer.endswith(b'{"detail": "The request did not come"}')
 
 
+def test_a_head_that_drips_behind_an_answer_says_nothing_into_it(connection: socket.socket) -> None:
+    body = b'{"assistant_id": "steps", "input": {"count": 1000, "pause": 0.05}}'
+    head = b"POST /runs/stream HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n"
+    connection.sendall(head % len(body) + body)
+    assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+    connection.sendall(b"GET /ok HTTP/1.1\r\nhost: loc")
+    assert b"HTTP/1.1" not in everything(connection)
+
+
 def test_a_head_without_end_is_refused(connection: socket.socket) -> None:
     connection.sendall(HEAD + b"x-a: " + b"b" * 5000)
     assert everything(connection).startswith(b"HTTP/1.1 431 ")
@@ -69,6 +78,11 @@ def test_a_body_that_stops_is_given_up_and_changes_nothing(server: Server, conne
         connection.sendall(HEAD + b"content-length: 100\r\n\r\n{")
         assert everything(connection) == b""
         assert http.post("/threads/count", json={}).json() == before
+
+
+def test_a_body_that_says_that_it_is_too_long_is_refused_before_it_comes(connection: socket.socket) -> None:
+    connection.sendall(HEAD + b"connection: close\r\ncontent-length: 300000000\r\n\r\n")
+    assert b"HTTP/1.1 413 " in everything(connection)
 
 
 def test_a_body_that_takes_its_time_is_read(connection: socket.socket) -> None:

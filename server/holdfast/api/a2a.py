@@ -38,7 +38,7 @@ GREETING = {
         example=GREETING,
         answers={**json_of(schema_of(MessageResult)), **EVENTS},
         means="The answer, which may be an error; or a stream of answers, if the method asks for one.",
-        refuses=(401, 403, 413, 503),
+        refuses=(401, 403, 413, 429, 503),
         asks=False,
     ),
 )

@@ -34,7 +34,7 @@ from holdfast.api.browsers import confined, guarded
 from holdfast.api.customapp import CustomApp
 from holdfast.api.deps import Services
 from holdfast.api.openapi import apart, document, operation_id
-from holdfast.api.reading import LARGE, LargeBodies
+from holdfast.api.reading import PACES, Paces
 from holdfast.api.responses import Json
 from holdfast.rules.site import Sites
 from holdfast.sections import AuthSection, Cors, HttpSection
@@ -108,19 +108,19 @@ def serving(
         inner = custom.around(app, services.gate, http)
     if http.cors is not None or custom is None or not custom.has_cors:
         inner = with_cors(inner, http.cors or Cors(expose_headers=EXPOSED_HEADERS))
-    inner = guarded(_in_turns(inner), _sites(services, http, auth, custom))
+    inner = guarded(_paced(inner), _sites(services, http, auth, custom))
     inner = services.traffic.counting(parting(inner, services.leaving))
     says, patterns = services.settings.log_access, http.logging_headers
     inner = observed(inner, says=says, patterns=patterns, traced=services.traces.answered)
     return below(prefix, inner) if prefix else inner
 
 
-def _in_turns(app: ASGIApp) -> ASGIApp:
-    """`app`, to which large bodies come in turns."""
-    large_bodies = LargeBodies()
+def _paced(app: ASGIApp) -> ASGIApp:
+    """`app`, to which large bodies do not come faster than others can bear."""
+    paces = Paces()
 
     async def answered(scope: Scope, receive: Receive, send: Send) -> None:
-        scope[LARGE] = large_bodies
+        scope[PACES] = paces
         await app(scope, receive, send)
 
     return answered

@@ -7,12 +7,15 @@ import hashlib
 import re
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from holdfast.api import problems
 from holdfast.rules.site import Sites
 
 _INLINE = re.compile(rb"<script(?![^>]*\ssrc=)[^>]*>(.+?)</script>", re.DOTALL)
+
+_POLICY_VIOLATION = 1008
 
 _REFUSED_HOST = (
     "This server does not answer to that name: without authentication, a page that somebody visits could have given it"
@@ -28,19 +31,27 @@ def guarded(app: ASGIApp, sites: Sites) -> ASGIApp:
     """`app`, which answers to its own names and to whoever may ask."""
 
     async def answered(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            headers = Headers(scope=scope)
-            hosts = headers.getlist("host")
-            if not all(map(sites.answers_to, hosts)):
-                await problems.detail(421, _REFUSED_HOST)(scope, receive, send)
-                return
-            host, origin = (hosts or [""])[0], headers.get("origin", "")
-            if not sites.lets(origin, host, scope["method"], headers.get("content-type", "")):
-                await problems.detail(403, _REFUSED_ORIGIN)(scope, receive, send)
-                return
-        await app(scope, receive, send)
+        refusal = None if scope["type"] == "lifespan" else _refusal(Headers(scope=scope), scope, sites)
+        if refusal is None:
+            await app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
+        else:
+            await refusal(scope, receive, send)
 
     return answered
+
+
+def _refusal(headers: Headers, scope: Scope, sites: Sites) -> Response | None:
+    hosts = headers.getlist("host")
+    if not all(map(sites.answers_to, hosts)):
+        return problems.detail(421, _REFUSED_HOST)
+    # A browser opens a WebSocket anywhere, without asking first.
+    method = scope.get("method", "POST")
+    origin, content_type = headers.get("origin", ""), headers.get("content-type", "")
+    if not sites.lets(origin, (hosts or [""])[0], method, content_type):
+        return problems.detail(403, _REFUSED_ORIGIN)
+    return None
 
 
 def confined(app: ASGIApp) -> ASGIApp:

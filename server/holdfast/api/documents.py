@@ -32,6 +32,7 @@ REFUSALS: Mapping[int, tuple[str, str]] = {
     409: ("Conflict", "What is there does not allow it: it exists, is busy, or has changed."),
     413: ("TooLarge", "The body is over the limit."),
     422: ("Invalid", "Malformed or contradictory."),
+    429: ("TooMany", "The operator's limit for one caller is reached; it may be asked again later."),
     501: ("Unsupported", "Where this server keeps checkpoints, it cannot be done."),
     502: ("EmbeddingFailed", "The embedding model did not answer as it should; nothing was stored or searched."),
     503: ("Unavailable", "The database is not available right now; the same request may succeed later."),
@@ -64,7 +65,7 @@ HEADERS: Mapping[str, Document] = {
     "www-authenticate": {"description": "How to authenticate.", "schema": {"type": "string"}},
     "retry-after": {"description": "Seconds to wait before the next try.", "schema": {"type": "string"}},
 }
-REFUSAL_HEADERS = {401: ("www-authenticate",), 503: ("retry-after",)}
+REFUSAL_HEADERS = {401: ("www-authenticate",), 429: ("retry-after",), 503: ("retry-after",)}
 
 _UUID: Document = {"type": "string", "format": "uuid"}
 PATH_PARAMETERS: Mapping[str, tuple[str, Document]] = {
@@ -146,7 +147,7 @@ def docs(
         partly: only the fields come that a request selects.
         asks: it wants to know the caller.
     """
-    expected = [401, 403, 422, 503] if asks else []
+    expected = [401, 403, 422, 429, 503] if asks else []
     answer: Document = {"description": means or ("Done." if answers is None else "The answer.")}
     if answers is not None:
         answer["content"] = answers if isinstance(answers, dict) else json_of(schema_of(answers, partly=partly))

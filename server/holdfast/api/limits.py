@@ -2,8 +2,7 @@
 
 Three limits, each off unless it is configured: requests in a time, runs that wait or are executed, answers that are
 followed. All are an owner's, whichever key they come with. What is refused is refused before anything is done, with 429
-and the seconds after which it may be asked again; and not at once: a client that asks again and again would have each
-refusal cost others as much as an answer.
+and the seconds after which it may be asked again.
 
 A rate is counted in this process, or for all in a Redis; while that is away, in this process. Runs are counted in the
 database. Followed answers are counted where they are followed: they are what they cost there.
@@ -11,7 +10,6 @@ database. Followed answers are counted where they are followed: they are what th
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import time
@@ -34,8 +32,6 @@ logger = logging.getLogger(__name__)
 FOLLOWED = ("/stream", "/wait", "/join")
 """How the routes end whose answers take a while."""
 RETRY_RUNS_SECONDS = 5
-HOLD_SECONDS = 0.5
-"""How long a refusal takes."""
 REST_SECONDS = 5.0
 """How long a Redis that has failed is left alone."""
 
@@ -72,10 +68,10 @@ class Limits:
         """
         for rate in self._rates:
             if (wait := await self._over(rate, owner)) is not None:
-                raise await self._refused("rate", f"More than {rate}", wait)
+                raise self._refused("rate", f"More than {rate}", wait)
         most = self._most_followed
         if most is not None and route.endswith(FOLLOWED) and self._closing.followed(owner) >= most:
-            raise await self._refused("streams", f"{most} answers of yours are already followed here", 1)
+            raise self._refused("streams", f"{most} answers of yours are already followed here", 1)
 
     async def runs(self, owner: str, more: int = 1) -> None:
         """Runs that this owner wants to start. Those that others of theirs start at this moment are not counted yet.
@@ -87,7 +83,7 @@ class Limits:
             return
         if await self._active_runs(owner, up_to=self._most_runs + 1) + more > self._most_runs:
             text = f"No more than {self._most_runs} runs of yours may wait or be executed"
-            raise await self._refused("runs", text, RETRY_RUNS_SECONDS)
+            raise self._refused("runs", text, RETRY_RUNS_SECONDS)
 
     async def _over(self, rate: RateLimitItem, owner: str) -> int | None:
         """Seconds to wait if this one is too many."""
@@ -99,9 +95,8 @@ class Limits:
                 self._alone_until = time.monotonic() + REST_SECONDS
         return await _hit(self._here, rate, owner)
 
-    async def _refused(self, limit: str, text: str, wait: int) -> TooMany:
+    def _refused(self, limit: str, text: str, wait: int) -> TooMany:
         self._limited.labels(limit).inc()
-        await asyncio.sleep(HOLD_SECONDS)
         return TooMany(f"{text}: ask again in {wait} s.", wait)
 
 

@@ -30,7 +30,7 @@ Who = Annotated[Caller, Depends(known)]
         means="The answer, which may be an error.",
         or_nothing=202,
         fails={400: MessageResult},
-        refuses=(401, 403, 413, 503),
+        refuses=(401, 403, 413, 429, 503),
         asks=False,
     ),
 )

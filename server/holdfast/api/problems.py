@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -27,6 +28,8 @@ from holdfast.errors import (
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = 1
+HOLD_SECONDS = 0.5
+"""How long it takes to be told that one asks too much."""
 
 _REFUSED_WITH = {401: {"www-authenticate": "Bearer"}, 503: {"retry-after": str(RETRY_AFTER_SECONDS)}}
 """Headers of refusals, by status."""
@@ -82,6 +85,9 @@ def _explain_one(problem: Any) -> str:
 
 async def _refusal(_: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)
+    if isinstance(error, TooMany):
+        # Who asks again and again would have each refusal cost others as much as an answer.
+        await asyncio.sleep(HOLD_SECONDS)
     return refusal(error)
 
 

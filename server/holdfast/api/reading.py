@@ -6,7 +6,6 @@ What was read is kept in the ASGI scope, which all parts of one request share.
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -15,16 +14,17 @@ from starlette.types import Message, Receive, Scope
 
 from holdfast.api.responses import CALLER
 from holdfast.errors import Invalid, TooLarge
+from holdfast.rules.caller import Caller
 from holdfast.wire import codec
 
 RAW = "holdfast.body"
 ASKED = "holdfast.asked"
-LARGE = "holdfast.large_bodies"
-"""Where the ASGI scope holds whose turn it is to send a large body."""
+PACES = "holdfast.paces"
+"""Where the ASGI scope holds the `Paces` of this process."""
 
 LARGE_BYTES = 1024 * 1024
-LARGE_AT_ONCE = 2
-LARGE_BYTES_PER_SECOND = 16 * 1024 * 1024
+"""So much of a body is read as fast as it comes."""
+LARGE_BYTES_PER_SECOND = 32 * 1024 * 1024
 
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
@@ -44,35 +44,47 @@ async def body_of(request: HTTPConnection, limit: int) -> bytes:
     return body
 
 
-class LargeBodies:
-    """Lets the large bodies of one owner in by twos; slowly, so that reading them is not all that this process does."""
+class Pace:
+    """How fast the large bodies of one owner come in, all of them together."""
 
     def __init__(self) -> None:
-        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._free = 0.0
 
-    def turn(self, scope: Scope) -> asyncio.Semaphore:
-        """To be held while the rest of a body is read."""
-        caller = scope.get(CALLER)
-        owner = caller.owner if caller else ""
-        turn = self._turns.get(owner)
-        if turn is None:
-            turn = self._turns[owner] = asyncio.Semaphore(LARGE_AT_ONCE)
-        return turn
+    async def take(self, size: int) -> None:
+        """Wait until there is room for so many bytes."""
+        now = asyncio.get_running_loop().time()
+        self._free = max(now, self._free) + size / LARGE_BYTES_PER_SECOND
+        await asyncio.sleep(self._free - now)
+
+
+class Paces:
+    """Of those whose bodies are being read. Reading large bodies is not to be all that this process does."""
+
+    def __init__(self) -> None:
+        self._by_owner: WeakValueDictionary[str, Pace] = WeakValueDictionary()
+
+    def of(self, caller: Caller | None) -> Pace:
+        """Who is not known yet is held up by nobody else."""
+        if caller is None:
+            return Pace()
+        pace = self._by_owner.get(caller.owner)
+        if pace is None:
+            pace = self._by_owner[caller.owner] = Pace()
+        return pace
 
 
 async def _read(request: Request, limit: int) -> bytes:
     if int(request.headers.get("content-length", 0)) > limit:
         raise _too_large(limit)
     received = bytearray()
-    async with AsyncExitStack() as stack:
-        async for chunk in request.stream():
-            if len(received) < LARGE_BYTES <= len(received) + len(chunk) and LARGE in request.scope:
-                await stack.enter_async_context(request.scope[LARGE].turn(request.scope))
-            received += chunk
-            if len(received) >= LARGE_BYTES:
-                await asyncio.sleep(len(chunk) / LARGE_BYTES_PER_SECOND)
-            if len(received) > limit:
-                raise _too_large(limit)
+    pace: Pace | None = None
+    async for chunk in request.stream():
+        received += chunk
+        if len(received) > limit:
+            raise _too_large(limit)
+        if len(received) > LARGE_BYTES and PACES in request.scope:
+            pace = pace or request.scope[PACES].of(request.scope.get(CALLER))
+            await pace.take(len(chunk))
     return bytes(received)
 
 

@@ -81,8 +81,6 @@ class Fanout:
             raise SettingsError(f"FANOUT_URL: {error}") from error
         self._me = os.urandom(6).hex().encode()
         self._wanted: set[UUID] = set()
-        self.heard_of: set[UUID] = set()
-        """Logs whose subscription holds."""
         self._changed = asyncio.Event()
         self._waiting: list[Message] = []
         self._publishing: asyncio.Task[None] | None = None
@@ -134,7 +132,6 @@ class Fanout:
                 self._say_lost(error)
             finally:
                 self._listening = False
-                self.heard_of.clear()
             await asyncio.sleep(RECONNECT_SECONDS)
 
     async def close(self) -> None:
@@ -180,8 +177,6 @@ class Fanout:
             channel = message["channel"].decode()
             if message["type"] == "subscribe":
                 self._begun(channel)
-            elif message["type"] == "unsubscribe":
-                self.heard_of.discard(UUID(channel.removeprefix(PREFIX)))
             elif message["type"] == "message":
                 self._heard(channel.removeprefix(PREFIX), message["data"])
 
@@ -192,18 +187,21 @@ class Fanout:
             self._said_lost = False
             self._tell(None)
         else:
-            log = channel.removeprefix(PREFIX)
-            self.heard_of.add(UUID(log))
-            self._tell(log)
+            self._tell(channel.removeprefix(PREFIX))
 
     def _heard(self, log: str, said: bytes) -> None:
         sender, _, block = said.partition(b"\n")
         if sender == self._me:
             return
-        if block:
-            self._bring(UUID(log), _read(block))
-        else:
+        try:
+            row = _read(block) if block else None
+        except ValueError:
+            # Whatever that was, the log says what is so.
+            row = None
+        if row is None:
             self._tell(log)
+        else:
+            self._bring(UUID(log), row)
 
     async def _send(self) -> None:
         while self._waiting:

@@ -12,9 +12,11 @@ Two attacks by a page that somebody happens to visit, from their own browser and
     a name that can be owned            refused on loopback           answered
     another site's page asks            refused                       CORS decides
     as a form could (text/plain, …)     refused                       refused
+    opens a WebSocket                   refused                       refused
 
-Configured names and sites (`HOLDFAST_ALLOWED_HOSTS`, `HOLDFAST_ALLOWED_ORIGINS`, `http.cors`) are let through. Who
-authenticates does so by a header that no other site's page can make the browser send, so that a key is what counts.
+Where names are configured, no other name is answered to. Configured names and sites (`HOLDFAST_ALLOWED_HOSTS`,
+`HOLDFAST_ALLOWED_ORIGINS`, `http.cors`) are let through. Who authenticates does so by a header that no other site's
+page can make the browser send, so that a key is what counts.
 """
 
 from __future__ import annotations
@@ -56,7 +58,8 @@ class Sites:
         name = _name(host)
         if not self.hosts:
             return not (self.is_open and self.is_loopback) or _is_nobodys(name)
-        return any(_matches(name, pattern.lower()) for pattern in self.hosts) or (self.is_loopback and _is_local(name))
+        # Probes and scrapers ask by address, which no page can be given.
+        return _is_address(name) or name == "localhost" or any(_matches(name, pattern) for pattern in self.hosts)
 
     def lets(self, origin: str, host: str, method: str, content_type: str) -> bool:
         """Whether a page of this origin may ask; no origin is no browser, or a page of our own."""
